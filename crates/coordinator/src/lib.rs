@@ -1,0 +1,1 @@
+//! The durable truth: store, gRPC service, registry.

@@ -1,0 +1,1 @@
+//! The LSTM, its kernels, training, checkpoints, evaluation and decoding.

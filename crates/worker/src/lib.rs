@@ -1,0 +1,1 @@
+//! Leases work, trains, streams measurements and checkpoints.
