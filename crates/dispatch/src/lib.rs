@@ -1,1 +1,22 @@
-//! What may happen to a study, a trial, an attempt and a lease: the state machine and the reactor that decides.
+//! What may happen to a study, a trial, an attempt and a lease: the decisions of the coordinator, as pure functions.
+//!
+//! Events in, effects out. Nothing here reads a clock (time is an argument), opens a socket or a file, or draws a
+//! random number, so every decision can be tested in a table and simulated by the thousand.
+//!
+//! - [`trial`]: the life of a trial and its attempts;
+//! - [`study`]: the life of a study;
+//! - [`lease`]: who holds what, until when;
+//! - [`queue`]: whose trial is next, and for which worker;
+//! - [`report`]: which measurements are taken.
+
+pub mod lease;
+pub mod queue;
+pub mod report;
+pub mod study;
+pub mod trial;
+
+pub use lease::{Held, LeaseTable};
+pub use study::{StudyEvent, StudyState};
+pub use trial::{
+    Effect, IllegalEvent, Order, Outcome, RetryPolicy, Transition, Trial, TrialEvent, TrialState,
+};
