@@ -2,4 +2,12 @@
 
 pub mod corpus;
 pub mod edition;
+pub mod encode;
+pub mod exercises;
+pub mod key;
+mod mix;
+pub mod read;
 pub mod score;
+mod token;
+pub mod voices;
+pub mod write;

@@ -1,0 +1,279 @@
+//! A MusicXML document: its head, its parts, measure by measure in either order, and the shared time line.
+
+use crate::score::{KeySignature, Measure, Part, Score, TICKS_PER_QUARTER};
+
+use super::part::PartReader;
+use super::time::Quarters;
+use super::xml::{Element, Xml};
+use super::{Place, ReadError};
+
+const PARTS_MAX: usize = 1_000;
+const MEASURES_MAX: usize = 100_000;
+/// A day of music.
+const TICKS_MAX: i64 = 100_000 * TICKS_PER_QUARTER;
+
+/// A measure while its parts are still being read.
+pub(super) struct MeasureDraft {
+    pub(super) measure: Measure,
+    /// The longest that any part fills with notes, rests and jumps forward.
+    pub(super) filled: Quarters,
+    /// The same without a jump forward at the end.
+    pub(super) sounded: Quarters,
+    /// The id of the part whose signatures are the measure's: the first to have it.
+    defining_part: Option<String>,
+}
+
+impl MeasureDraft {
+    /// Whether that part's signatures are the measure's.
+    pub(super) fn defined_by(&mut self, part: &str) -> bool {
+        self.defining_part.get_or_insert_with(|| part.to_owned()) == part
+    }
+}
+
+/// What is read so far.
+pub(super) struct Document<'a> {
+    pub(super) xml: Xml<'a>,
+    pub(super) measures: Vec<MeasureDraft>,
+    pub(super) tempo: Option<f64>,
+    pub(super) place: Place,
+    parts: Vec<PartReader>,
+    score: Score,
+}
+
+/// Reads a document whose text is already decoded.
+pub(super) fn read(text: &str, name: &str) -> Result<Score, ReadError> {
+    let mut document = Document {
+        xml: Xml::new(text, name),
+        measures: Vec::new(),
+        tempo: None,
+        place: Place::default(),
+        parts: Vec::new(),
+        score: Score::default(),
+    };
+    let foreign = |kind, hint| Err(ReadError::NotMusicXml { name: name.to_owned(), kind, hint });
+    let Some(root) = document.xml.root()? else {
+        return foreign("XML without an element", "export the score as MusicXML");
+    };
+    match root.name() {
+        "score-partwise" => document.body(Order::Partwise)?,
+        "score-timewise" => document.body(Order::Timewise)?,
+        "museScore" => return foreign("a MuseScore file", "in MuseScore: File > Export > MusicXML"),
+        "opus" => return foreign("a MusicXML opus, a list of scores", "hand over its scores one by one"),
+        "mei" => return foreign("an MEI file", "convert it to MusicXML, for example with Verovio"),
+        _ => return foreign("XML, but not MusicXML", "export the score as MusicXML"),
+    }
+    document.finish()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// Parts of measures.
+    Partwise,
+    /// Measures of parts.
+    Timewise,
+}
+
+impl Document<'_> {
+    /// An error here and now.
+    pub(super) fn fail(&self, what: impl Into<String>) -> ReadError {
+        let place = Place { line: self.xml.line(), ..self.place.clone() };
+        ReadError::Music { name: self.xml.name().to_owned(), place, what: what.into() }
+    }
+
+    /// The number that the open element holds, reading to its end.
+    pub(super) fn number(&mut self, what: &str) -> Result<Quarters, ReadError> {
+        let text = self.xml.content()?;
+        Quarters::parse(&text)
+            .ok_or_else(|| self.fail(format!("{text:?} is no {what}; export the score again")))
+    }
+
+    fn body(&mut self, order: Order) -> Result<(), ReadError> {
+        while let Some(child) = self.xml.child()? {
+            match (child.name(), order) {
+                ("work" | "identification" | "movement-title", _) => self.head(&child)?,
+                ("part-list", _) => self.part_list()?,
+                ("part", Order::Partwise) => self.part_of_measures(&child)?,
+                ("measure", Order::Timewise) => self.measure_of_parts(&child)?,
+                _ => self.xml.skip()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, element: &Element<'_>) -> Result<(), ReadError> {
+        if element.name() == "movement-title" {
+            let title = self.xml.content()?;
+            if !title.is_empty() && self.score.title.is_none() {
+                self.score.title = Some(title);
+            }
+            return Ok(());
+        }
+        while let Some(child) = self.xml.child()? {
+            match child.name() {
+                "work-title" => {
+                    self.score.title = Some(self.xml.content()?).filter(|title| !title.is_empty())
+                }
+                "creator" if self.xml.attribute(&child, "type")?.as_deref() == Some("composer") => {
+                    self.score.composer = Some(self.xml.content()?).filter(|name| !name.is_empty());
+                }
+                _ => self.xml.skip()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn part_list(&mut self) -> Result<(), ReadError> {
+        while let Some(child) = self.xml.child()? {
+            if child.name() != "score-part" {
+                self.xml.skip()?;
+                continue;
+            }
+            let id = self.xml.attribute(&child, "id")?.unwrap_or_default();
+            let index = self.part_index(&id)?;
+            while let Some(child) = self.xml.child()? {
+                match child.name() {
+                    "part-name" => self.parts[index].part.name = self.xml.content()?,
+                    _ => self.xml.skip()?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The part of that id, which is new if the list of parts did not have it.
+    fn part_index(&mut self, id: &str) -> Result<usize, ReadError> {
+        if let Some(index) = self.parts.iter().position(|part| part.part.id == id) {
+            return Ok(index);
+        }
+        if self.parts.len() >= PARTS_MAX {
+            return Err(self.fail(format!("more than {PARTS_MAX} parts, which no score has")));
+        }
+        self.parts.push(PartReader::new(id));
+        Ok(self.parts.len() - 1)
+    }
+
+    fn part_of_measures(&mut self, element: &Element<'_>) -> Result<(), ReadError> {
+        let index = self.enter_part(element)?;
+        if self.parts[index].begun {
+            return Err(self.fail("this part comes a second time; give each part an id of its own"));
+        }
+        let mut part = std::mem::replace(&mut self.parts[index], PartReader::new(""));
+        part.begun = true;
+        let mut measure = 0;
+        while let Some(child) = self.xml.child()? {
+            if child.name() == "measure" {
+                self.enter_measure(&child, measure, part.signatures())?;
+                part.measure(self, measure)?;
+                measure += 1;
+            } else {
+                self.xml.skip()?;
+            }
+        }
+        self.parts[index] = part;
+        self.place = Place::default();
+        Ok(())
+    }
+
+    fn measure_of_parts(&mut self, element: &Element<'_>) -> Result<(), ReadError> {
+        let measure = self.measures.len();
+        let signatures = self.parts.first().map_or((FIRST_TIME, FIRST_KEY), PartReader::signatures);
+        self.enter_measure(element, measure, signatures)?;
+        while let Some(child) = self.xml.child()? {
+            if child.name() == "part" {
+                let index = self.enter_part(&child)?;
+                let mut part = std::mem::replace(&mut self.parts[index], PartReader::new(""));
+                part.measure(self, measure)?;
+                self.parts[index] = part;
+            } else {
+                self.xml.skip()?;
+            }
+        }
+        self.place = Place::default();
+        Ok(())
+    }
+
+    fn enter_part(&mut self, element: &Element<'_>) -> Result<usize, ReadError> {
+        let id = self.xml.attribute(element, "id")?.unwrap_or_default();
+        self.place.part = Some(id.clone());
+        self.part_index(&id)
+    }
+
+    /// Begins a measure, which is new to the time line if no other part has as many.
+    fn enter_measure(
+        &mut self,
+        element: &Element<'_>,
+        index: usize,
+        (time, key): Signatures,
+    ) -> Result<(), ReadError> {
+        let number = self.xml.attribute(element, "number")?.unwrap_or_default();
+        self.place.measure = Some(number.clone());
+        if index < self.measures.len() {
+            return Ok(());
+        }
+        if index >= MEASURES_MAX {
+            return Err(self.fail(format!("more than {MEASURES_MAX} measures; cut the score into movements")));
+        }
+        let implicit = self.xml.attribute(element, "implicit")?.as_deref() == Some("yes");
+        self.measures.push(MeasureDraft {
+            measure: Measure {
+                number,
+                start: 0,
+                duration: 0,
+                time,
+                key,
+                implicit,
+                repeat_start: false,
+                repeat_end: false,
+            },
+            filled: Quarters::ZERO,
+            sounded: Quarters::ZERO,
+            defining_part: None,
+        });
+        Ok(())
+    }
+
+    /// Lays the measures out on one time line and moves every note to its place on it.
+    fn finish(mut self) -> Result<Score, ReadError> {
+        // Old Finale files fill up an incomplete last measure by a jump forward: it is no music.
+        if let Some(last) = self.measures.last_mut().filter(|last| !last.sounded.is_zero()) {
+            last.filled = last.sounded;
+        }
+        let mut start = 0_i64;
+        for draft in &mut self.measures {
+            draft.measure.start = start;
+            let filled = draft.filled.ticks().filter(|ticks| *ticks <= TICKS_MAX);
+            let duration = match filled {
+                Some(0) => bar_ticks(draft.measure.time),
+                Some(ticks) => ticks,
+                None => TICKS_MAX + 1,
+            };
+            draft.measure.duration = duration;
+            start = start.saturating_add(duration);
+            if start > TICKS_MAX {
+                let place = Place { measure: Some(draft.measure.number.clone()), ..Place::default() };
+                let what =
+                    "the score is more than 100000 quarter notes long; cut it into movements".to_owned();
+                return Err(ReadError::Music { name: self.xml.name().to_owned(), place, what });
+            }
+        }
+        let measures: Vec<Measure> = self.measures.into_iter().map(|draft| draft.measure).collect();
+        let parts: Vec<Part> = self.parts.into_iter().map(|part| part.finish(&measures)).collect();
+        if parts.iter().all(|part| part.notes.is_empty()) {
+            return Err(ReadError::NoNotes { name: self.xml.name().to_owned() });
+        }
+        Ok(Score { parts, measures, tempo: self.tempo, ..self.score })
+    }
+}
+
+/// What a full bar lasts; a whole note where that is not to be said.
+fn bar_ticks((beats, beat_type): (u32, u32)) -> i64 {
+    let ticks = i64::from(beats) * 4 * TICKS_PER_QUARTER;
+    ticks.checked_div(i64::from(beat_type)).filter(|ticks| *ticks > 0).unwrap_or(4 * TICKS_PER_QUARTER)
+}
+
+/// Beats and beat type, and key.
+pub(super) type Signatures = ((u32, u32), KeySignature);
+
+/// What a part starts with before it has said anything.
+pub(super) const FIRST_TIME: (u32, u32) = (4, 4);
+pub(super) const FIRST_KEY: KeySignature = KeySignature { fifths: 0, mode: None };
