@@ -75,7 +75,8 @@ pub fn encode_chorale(score: &Score) -> Result<EncodedPiece, EncodeError> {
         }
     }
     let key = find_key(score);
-    encode_voices(voices, key, score.duration())
+    let duration = parts.iter().map(|index| score.parts[*index].duration()).max().unwrap_or(0);
+    encode_voices(voices, key, duration)
 }
 
 /// Encodes four voices in the order S A T B that are in a known key; `duration` is the piece's, in ticks (rests at

@@ -26,6 +26,8 @@ pub struct Part {
     pub name: String,
     /// Sorted by onset, then voice, then ascending pitch. Rests are the gaps. Grace notes are dropped.
     pub notes: Vec<Note>,
+    /// Ticks up to which the part is written, rests included; 0 where that is not known.
+    pub written_until: i64,
 }
 
 /// A bar line to bar line span with the signatures in force.
@@ -89,12 +91,21 @@ pub struct Pitch {
     pub alter: i8,
 }
 
+impl Part {
+    /// The end of the last note or written rest, in ticks.
+    #[must_use]
+    pub fn duration(&self) -> i64 {
+        let notes = self.notes.iter().map(|n| n.onset + n.duration).max().unwrap_or(0);
+        notes.max(self.written_until)
+    }
+}
+
 impl Score {
     /// The end of the last measure or note, in ticks.
     #[must_use]
     pub fn duration(&self) -> i64 {
         let measures = self.measures.last().map_or(0, |m| m.start + m.duration);
-        let notes = self.parts.iter().flat_map(|p| &p.notes).map(|n| n.onset + n.duration).max().unwrap_or(0);
-        measures.max(notes)
+        let parts = self.parts.iter().map(Part::duration).max().unwrap_or(0);
+        measures.max(parts)
     }
 }

@@ -63,6 +63,7 @@ fn to_score(index: u32, plan: &Plan, texture: &Texture) -> Score {
         id: format!("P{}", voice + 1),
         name: (*name).to_owned(),
         notes: notes(texture, voice, key.fifths),
+        ..Part::default()
     });
     Score {
         title: Some(format!("Exercise {index}")),

@@ -21,6 +21,8 @@ pub(super) struct PartReader {
     divisions: Quarters,
     transposition: Transposition,
     notes: Vec<NoteDraft>,
+    /// The last measure with a note or rest, and how far into it they reach.
+    written_until: (usize, Quarters),
     /// Names of voices that are no numbers from 1 to 255, in order of appearance.
     voices: Vec<String>,
 }
@@ -46,6 +48,7 @@ impl PartReader {
             divisions: Quarters::ONE,
             transposition: Transposition::default(),
             notes: Vec::new(),
+            written_until: (0, Quarters::ZERO),
             voices: Vec::new(),
         }
     }
@@ -68,6 +71,9 @@ impl PartReader {
                 "sound" => sound(document, &child)?,
                 _ => document.xml.skip()?,
             }
+        }
+        if !cursor.sounded.is_zero() {
+            self.written_until = (index, cursor.sounded);
         }
         let draft = &mut document.measures[index];
         draft.filled = draft.filled.max(cursor.filled);
@@ -181,8 +187,10 @@ impl PartReader {
 
     /// Puts the notes on the score's time line.
     pub(super) fn finish(self, measures: &[Measure]) -> Part {
+        let (last, reach) = self.written_until;
+        let end = measures.get(last).zip(reach.ticks()).and_then(|(last, reach)| last.start.checked_add(reach));
         let placed = self.notes.into_iter().filter_map(|note| note.placed(measures));
-        let mut part = Part { notes: placed.collect(), ..self.part };
+        let mut part = Part { notes: placed.collect(), written_until: end.unwrap_or(0), ..self.part };
         part.notes.sort_by_key(|note| (note.onset, note.voice, note.pitch.midi));
         part
     }
