@@ -234,9 +234,12 @@ impl Document<'_> {
 
     /// Lays the measures out on one time line and moves every note to its place on it.
     fn finish(mut self) -> Result<Score, ReadError> {
-        // Old Finale files fill up an incomplete last measure by a jump forward: it is no music.
-        if let Some(last) = self.measures.last_mut().filter(|last| !last.sounded.is_zero()) {
-            last.filled = last.sounded;
+        // Old Finale files fill up incomplete measures by a jump forward: it is no music.
+        let last = self.measures.len().saturating_sub(1);
+        for (index, draft) in self.measures.iter_mut().enumerate() {
+            if (index == last || draft.measure.implicit) && !draft.sounded.is_zero() {
+                draft.filled = draft.sounded;
+            }
         }
         let mut start = 0_i64;
         for draft in &mut self.measures {
