@@ -1,1 +1,21 @@
 //! The LSTM, its kernels, training, checkpoints, evaluation and decoding.
+
+pub mod bench;
+pub mod checkpoint;
+pub mod config;
+mod data;
+pub mod decode;
+pub mod evaluate;
+pub mod infer;
+mod kernels;
+mod numerics;
+pub mod philox;
+mod trainer;
+mod update;
+pub mod weights;
+
+pub use config::{Architecture, ConfigError, GradClip, LrDecay, TrainConfig, parameter_count};
+pub use data::DataError;
+pub use evaluate::{Evaluation, PieceLoss};
+pub use numerics::numerics;
+pub use trainer::{EpochResult, Step, TrainError, Trainer};

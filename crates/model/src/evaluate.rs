@@ -1,0 +1,231 @@
+//! Held-out loss: every sequence from a zero state, every position predicted, running statistics, no dropout.
+
+use kapell_music::corpus::{Corpus, PartOfSplit};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Architecture;
+use crate::data::{DataError, Sequence, held_out};
+use crate::kernels::gemm::{Mat, product, transpose};
+use crate::kernels::{cell, loss, norm};
+use crate::weights::Weights;
+
+/// Sequences that run side by side.
+const ROWS: usize = 64;
+/// Steps whose input products are one product.
+const CHUNK: usize = 32;
+
+/// The loss of one piece (or, by BachBot's protocol, of one row).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PieceLoss {
+    pub piece: String,
+    /// Predicted tokens.
+    pub tokens: u64,
+    /// Summed over them; divide for the loss per token.
+    pub nats: f64,
+}
+
+/// A part's loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Nats per token over all predicted tokens of the part.
+    pub loss: f64,
+    /// Predicted tokens.
+    pub tokens: u64,
+    /// In the corpus' order.
+    pub pieces: Vec<PieceLoss>,
+}
+
+/// The loss of a model on one part of a corpus. `seq_len` matters only to BachBot's protocol, whose rows are whole
+/// windows of that length.
+///
+/// # Errors
+/// A corpus without that part, or with tokens that the model does not know.
+pub fn evaluate(
+    weights: &Weights,
+    corpus: &Corpus,
+    part: PartOfSplit,
+    seq_len: usize,
+    threads: usize,
+) -> Result<Evaluation, DataError> {
+    let sequences = held_out(corpus, part, seq_len)?;
+    let vocabulary = weights.architecture.vocabulary;
+    for sequence in &sequences {
+        if let Some(&token) = sequence.tokens.iter().find(|&&token| usize::from(token) >= vocabulary) {
+            return Err(DataError::UnknownToken { piece: sequence.name.clone(), token, vocabulary });
+        }
+    }
+    Ok(score(weights, &sequences, threads))
+}
+
+fn score(weights: &Weights, sequences: &[Sequence<'_>], threads: usize) -> Evaluation {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&place| (std::cmp::Reverse(sequences[place].tokens.len()), place));
+    let mut nats = vec![0.0; sequences.len()];
+    let mut scorer = Scorer::new(weights, order.len().min(ROWS), threads);
+    for group in order.chunks(ROWS) {
+        let tokens: Vec<&[u16]> = group.iter().map(|&place| &*sequences[place].tokens).collect();
+        for (&place, row) in group.iter().zip(scorer.score(&tokens)) {
+            nats[place] = row;
+        }
+    }
+    let losses = sequences.iter().zip(nats).map(|(sequence, nats)| PieceLoss {
+        piece: sequence.name.clone(),
+        tokens: sequence.tokens.len() as u64 - 1,
+        nats,
+    });
+    let pieces: Vec<PieceLoss> = losses.collect();
+    let tokens = pieces.iter().map(|piece| piece.tokens).sum();
+    let total: f64 = pieces.iter().map(|piece| piece.nats).sum();
+    Evaluation { loss: total / wide(tokens), tokens, pieces }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+fn wide(tokens: u64) -> f64 {
+    tokens as f64
+}
+
+/// Runs a model over up to `rows` sequences at once, longest first, so that those still running are the first rows.
+struct Scorer<'a> {
+    weights: &'a Weights,
+    threads: usize,
+    /// [V, 4H]
+    table: Vec<f32>,
+    /// [H, 4H] a layer.
+    weight_hh_t: Vec<Vec<f32>>,
+    /// Batch normalisation's scale and offset a layer, [H] each.
+    norms: Vec<(Vec<f32>, Vec<f32>)>,
+    /// [rows, H] a layer: h and c.
+    states: Vec<(Vec<f32>, Vec<f32>)>,
+    /// [CHUNK, rows, 4H]
+    z: Vec<f32>,
+    /// [CHUNK + 1, rows, H]
+    h: Vec<f32>,
+    c: Vec<f32>,
+    tanh_c: Vec<f32>,
+    /// [CHUNK, rows, H]
+    x: Vec<f32>,
+    /// [CHUNK, rows, V]
+    logits: Vec<f32>,
+    nats: Vec<f64>,
+}
+
+impl<'a> Scorer<'a> {
+    fn new(weights: &'a Weights, rows: usize, threads: usize) -> Self {
+        let Architecture { vocabulary, layers, hidden, embedding, .. } = weights.architecture;
+        let state = rows * hidden;
+        let mut table = vec![0.0; vocabulary * 4 * hidden];
+        let embedded = Mat::new(weights.embedding(), vocabulary, embedding);
+        product(
+            &mut table,
+            false,
+            embedded,
+            Mat::new(weights.weight_ih(0), 4 * hidden, embedding).t(),
+            threads,
+        );
+        let turned = |layer| {
+            let mut turned = vec![0.0; 4 * hidden * hidden];
+            transpose(&mut turned, weights.weight_hh(layer), 4 * hidden, hidden);
+            turned
+        };
+        Self {
+            weights,
+            threads,
+            table,
+            weight_hh_t: (0..layers).map(turned).collect(),
+            norms: (0..layers).filter_map(|layer| weights.frozen_norm(layer)).collect(),
+            states: vec![(vec![0.0; state], vec![0.0; state]); layers],
+            z: vec![0.0; CHUNK * 4 * state],
+            h: vec![0.0; (CHUNK + 1) * state],
+            c: vec![0.0; (CHUNK + 1) * state],
+            tanh_c: vec![0.0; state],
+            x: vec![0.0; CHUNK * state],
+            logits: vec![0.0; CHUNK * rows * vocabulary],
+            nats: vec![0.0; CHUNK * rows],
+        }
+    }
+
+    /// Summed nats of each sequence; they are sorted by length, the longest first.
+    fn score(&mut self, sequences: &[&[u16]]) -> Vec<f64> {
+        let mut totals = vec![0.0; sequences.len()];
+        for (h, c) in &mut self.states {
+            h.fill(0.0);
+            c.fill(0.0);
+        }
+        let longest = sequences.first().map_or(0, |tokens| tokens.len() - 1);
+        for start in (0..longest).step_by(CHUNK) {
+            let running = sequences.iter().take_while(|tokens| tokens.len() - 1 > start).count();
+            let steps = CHUNK.min(longest - start);
+            // Rows that end within the chunk go on with token 0; their further positions are not counted.
+            let token = |step: usize, row: usize| sequences[row].get(start + step).copied();
+            let positions = |ahead: usize| {
+                let all = (0..steps).flat_map(move |step| (0..running).map(move |row| (step + ahead, row)));
+                all.map(|(step, row)| token(step, row).unwrap_or(0)).collect::<Vec<u16>>()
+            };
+            let (inputs, targets) = (positions(0), positions(1));
+            for layer in 0..self.states.len() {
+                self.layer(layer, steps, running, &inputs);
+            }
+            self.loss(steps, running, &targets);
+            for (place, nats) in self.nats[..steps * running].iter().enumerate() {
+                let (step, row) = (place / running, place % running);
+                if token(step + 1, row).is_some() {
+                    totals[row] += nats;
+                }
+            }
+        }
+        totals
+    }
+
+    /// A layer over `steps` steps of the first `rows` rows; its output goes to `x`.
+    fn layer(&mut self, layer: usize, steps: usize, rows: usize, inputs: &[u16]) {
+        let hidden = self.weights.architecture.hidden;
+        let (state, gates) = (rows * hidden, 4 * hidden);
+        let z = &mut self.z[..steps * rows * gates];
+        if layer == 0 {
+            for (z, &token) in z.chunks_exact_mut(gates).zip(inputs) {
+                z.copy_from_slice(&self.table[usize::from(token) * gates..][..gates]);
+            }
+        } else {
+            let x = Mat::new(&self.x[..steps * state], steps * rows, hidden);
+            let input = Mat::new(self.weights.weight_ih(layer), gates, hidden);
+            product(z, false, x, input.t(), self.threads);
+        }
+        let (carried_h, carried_c) = &mut self.states[layer];
+        self.h[..state].copy_from_slice(&carried_h[..state]);
+        self.c[..state].copy_from_slice(&carried_c[..state]);
+        let recurrent = Mat::new(&self.weight_hh_t[layer], hidden, gates);
+        for step in 0..steps {
+            let z = &mut z[step * rows * gates..][..rows * gates];
+            let (h_before, h) = self.h.split_at_mut((step + 1) * state);
+            let (c_before, c) = self.c.split_at_mut((step + 1) * state);
+            product(z, true, Mat::new(&h_before[step * state..], rows, hidden), recurrent, self.threads);
+            let mut step = cell::Forward {
+                z,
+                bias: self.weights.bias(layer),
+                c_before: &c_before[step * state..],
+                c: &mut c[..state],
+                tanh_c: &mut self.tanh_c[..state],
+                h: &mut h[..state],
+            };
+            cell::forward(&mut step, hidden);
+        }
+        carried_h[..state].copy_from_slice(&self.h[steps * state..][..state]);
+        carried_c[..state].copy_from_slice(&self.c[steps * state..][..state]);
+        let (x, h) = (&mut self.x[..steps * state], &self.h[state..][..steps * state]);
+        match self.norms.get(layer) {
+            Some((scale, offset)) => norm::scale_and_shift(x, h, scale, offset),
+            None => x.copy_from_slice(h),
+        }
+    }
+
+    fn loss(&mut self, steps: usize, rows: usize, targets: &[u16]) {
+        let Architecture { vocabulary, hidden, .. } = self.weights.architecture;
+        let positions = steps * rows;
+        let x = Mat::new(&self.x[..positions * hidden], positions, hidden);
+        let linear = Mat::new(self.weights.linear_weight(), vocabulary, hidden);
+        let logits = &mut self.logits[..positions * vocabulary];
+        product(logits, false, x, linear.t(), self.threads);
+        let nats = &mut self.nats[..positions];
+        loss::cross_entropy(logits, self.weights.linear_bias(), targets, 1.0, nats);
+    }
+}
