@@ -1,5 +1,6 @@
 //! A four-part score as tokens: BachBot's encoding, a frame a sixteenth.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::key::{Key, find_key, transposition_to_c_or_a};
@@ -86,7 +87,10 @@ pub fn encode_voices(voices: [&[Note]; 4], key: Key, duration: i64) -> Result<En
     let mut on_grid = Vec::with_capacity(4);
     for (voice, notes) in crate::voices::VOICE_NAMES.into_iter().zip(voices) {
         let notes = notes.iter().map(|note| GridNote::new(note, voice, transposition));
-        on_grid.push(notes.collect::<Result<Vec<_>, _>>()?);
+        let mut notes = notes.collect::<Result<Vec<_>, _>>()?;
+        // In a divided voice the upper note comes first.
+        notes.sort_by_key(|note| (note.onset, Reverse(note.midi)));
+        on_grid.push(notes);
     }
     let last = on_grid.iter().flatten().map(|note| note.end).max().unwrap_or(0);
     let frames = last.max(nearest_frame(duration));
@@ -104,6 +108,9 @@ pub fn encode_voices(voices: [&[Note]; 4], key: Key, duration: i64) -> Result<En
 
 /// A note on the grid of sixteenths.
 struct GridNote {
+    /// Ticks, before rounding.
+    onset: i64,
+    /// Frames.
     start: i64,
     /// Above `start`.
     end: i64,
@@ -125,6 +132,7 @@ impl GridNote {
         let midi = i16::from(note.pitch.midi) + i16::from(transposition);
         let start = nearest_frame(note.onset);
         Ok(Self {
+            onset: note.onset,
             start,
             end: nearest_frame(end).max(start + 1),
             midi: u8::try_from(midi).ok().filter(|midi| *midi <= 127).ok_or(EncodeError::OutOfRange {
