@@ -107,7 +107,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     },
     int("batch_size", (1, 65_536), 50, true, "rows that the training stream is cut into"),
     float("learning_rate", POSITIVE, 2e-3, "Adam's step size at the start"),
-    int("lr_decay.every", (0, 1_000_000), 5, false, "epochs between decays of the learning rate; 0: never"),
+    int("lr_decay.every", (1, 1_000_000), 5, false, "epochs between decays of the learning rate"),
     float(
         "lr_decay.factor",
         OptionKind::Float { min: 0.0, below: 1.000_001, positive: true },
