@@ -229,3 +229,6 @@ impl<'a> Scorer<'a> {
         loss::cross_entropy(logits, self.weights.linear_bias(), targets, 1.0, nats);
     }
 }
+
+#[cfg(test)]
+mod tests;

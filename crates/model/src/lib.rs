@@ -10,6 +10,7 @@ pub mod infer;
 mod kernels;
 mod numerics;
 pub mod philox;
+pub mod reference;
 mod trainer;
 mod update;
 pub mod weights;

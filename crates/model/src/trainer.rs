@@ -302,3 +302,6 @@ fn same(what: &'static str, found: String, wanted: String) -> Result<(), TrainEr
 fn wide(count: u64) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests;

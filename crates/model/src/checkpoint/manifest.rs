@@ -10,15 +10,15 @@ use super::{CONFIG_FILE, CheckpointError, MODEL_FILE, TRAINING_FILE, VOCABULARY_
 /// The only names that a manifest may have: a peer cannot make us write anywhere else.
 const FILES: [&str; 4] = [CONFIG_FILE, MODEL_FILE, TRAINING_FILE, VOCABULARY_FILE];
 
-/// One file. The fields stand in the order of the canonical form: keys sorted.
+/// One file. The order of fields is part of the canonical form, which peers share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// `sha256:` and 64 hexadecimal digits.
-    pub digest: String,
     pub name: String,
     /// In bytes.
     pub size: u64,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
 }
 
 /// A checkpoint's files in order of name.
@@ -28,7 +28,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The canonical form: a JSON list in order of name, keys sorted, no white space.
+    /// The canonical form: a JSON list in order of name, fields in order of [`Entry`], no white space.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(&self.entries).expect("plain data with text keys")
@@ -80,7 +80,7 @@ pub fn build_manifest(dir: &Path) -> Result<Manifest, CheckpointError> {
             continue;
         }
         let bytes = read(dir, name)?;
-        entries.push(Entry { digest: digest(&bytes), name: name.into(), size: bytes.len() as u64 });
+        entries.push(Entry { name: name.into(), size: bytes.len() as u64, digest: digest(&bytes) });
     }
     Ok(Manifest { entries })
 }
@@ -125,9 +125,10 @@ mod tests {
         let bytes = manifest.to_bytes();
         assert_eq!(Manifest::from_bytes(&bytes).expect("canonical"), manifest);
         let text = String::from_utf8(bytes).expect("text");
-        assert!(text.starts_with(r#"[{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","name":"config.json","size":2},"#), "{text}");
+        let first = r#"[{"name":"config.json","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"#;
+        assert!(text.starts_with(first), "{text}");
         for spoiled in [
-            text.replace(":2}", ": 2}"),
+            text.replace(":2,", ": 2,"),
             text.replace("config.json", "../config.json"),
             text.replace("config.json", "vocab.json"),
             text.replace("\"size\"", "\"length\""),
