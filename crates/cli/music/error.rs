@@ -1,0 +1,123 @@
+//! What can go wrong with a melody, a model or a score to write, and what to do then.
+
+use std::io;
+use std::path::PathBuf;
+
+use kapell_model::checkpoint::CheckpointError;
+use kapell_model::decode::{DecodeError, MelodyError, VocabularyError};
+use kapell_model::infer::LoadError;
+use kapell_music::read::ReadError;
+
+/// Why there is no score.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MusicError {
+    #[error("there is no melody {0:?}: no such file, and no built-in melody of that name")]
+    NoMelody(String),
+    #[error(transparent)]
+    Score(#[from] ReadError),
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("no model can be read in {}: {source}", dir.display())]
+    Model { dir: PathBuf, source: LoadError },
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    #[error(transparent)]
+    Melody(#[from] MelodyError),
+    #[error(transparent)]
+    Key(#[from] kapell_model::decode::tonality::ParseKeyError),
+    #[error("the model lacks what the melody needs: {0}")]
+    Unknown(#[from] kapell_model::decode::Unknown),
+    #[error("{0} is not in this version")]
+    NotYet(&'static str),
+    #[error("{name} must be {wanted}, not {got}")]
+    Option { name: &'static str, wanted: &'static str, got: f64 },
+    #[error("what kind of file is {}? Its name must end in .musicxml, .mid or .txt", .0.display())]
+    Ending(PathBuf),
+    #[error("{} is named twice as an output", .0.display())]
+    Twice(PathBuf),
+    #[error("{} is the melody itself, which is never written over", .0.display())]
+    Melodys(PathBuf),
+}
+
+impl From<DecodeError> for MusicError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Melody(error) => error.into(),
+            DecodeError::Unknown(error) => error.into(),
+        }
+    }
+}
+
+impl MusicError {
+    /// The contract's exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Io { source, .. } => io_exit(source),
+            Self::Model { source, .. } if !is_missing(source) => 7,
+            _ => 2,
+        }
+    }
+
+    /// snake_case, stable.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::NoMelody(_) => "not_found",
+            Self::Score(_) => "bad_score",
+            Self::Io { source, .. } if io_exit(source) == 75 => "disk_full",
+            Self::Io { .. } => "io",
+            Self::Model { source, .. } if is_missing(source) => "not_found",
+            Self::Model { .. } => "bad_model",
+            Self::Vocabulary(_) | Self::Unknown(_) => "wrong_model",
+            Self::Melody(_) => "bad_melody",
+            Self::NotYet(_) => "not_in_this_version",
+            Self::Key(_) | Self::Option { .. } | Self::Ending(_) | Self::Twice(_) | Self::Melodys(_) => {
+                "usage"
+            }
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::NoMelody(_) => "built in are twinkle, ode_to_joy, old_hundredth and frere_jacques",
+            // A reader's message ends with what to do.
+            Self::Score(_) => "",
+            Self::Io { source, .. } if io_exit(source) == 75 => "make room and try again",
+            Self::Io { .. } => "check the path, and who may read and write there",
+            Self::Model { source, .. } if is_missing(source) => {
+                "name a folder with model.safetensors, config.json and vocab.json, or a model of the registry \
+                 (kapell model list)"
+            }
+            Self::Model { .. } => "fetch it again: kapell model pull REF DIR",
+            Self::Vocabulary(_) | Self::Unknown(_) => "use a model that was trained on scores, such as the chorales",
+            Self::Melody(MelodyError::NoPart { .. }) => "name one of these parts, or give its number from 1",
+            Self::Melody(MelodyError::NoNotes(_)) => "name a part with notes: --part NAME",
+            Self::Melody(MelodyError::TooLong) => "cut it into movements",
+            Self::Melody(MelodyError::BadNote { .. }) => "export the score again from the program that made it",
+            Self::NotYet("beam search") => "use --search greedy or --search sample",
+            Self::NotYet(_) => "write .musicxml or .mid",
+            Self::Key(_) => "write it like G, Bb, \"f# minor\" or \"E-flat major\"",
+            Self::Option { .. } => "for always the likeliest notes: --search greedy",
+            Self::Ending(_) => "for example: -o hymn-satb.musicxml -o hymn-satb.mid",
+            Self::Twice(_) | Self::Melodys(_) => "name another file with -o",
+        }
+        .to_owned()
+    }
+}
+
+fn is_missing(error: &LoadError) -> bool {
+    matches!(error, LoadError::Checkpoint(CheckpointError::Io { source, .. })
+        if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+}
+
+fn io_exit(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => 75,
+        io::ErrorKind::NotFound
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::ReadOnlyFilesystem => 2,
+        _ => 1,
+    }
+}

@@ -1,0 +1,131 @@
+//! Writing pieces: the file's ending says what is written, and the melody is compared with what a reader will find.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kapell_model::decode::Piece;
+use kapell_music::read::read_score;
+use kapell_music::score::{Measure, Note, Part, Pitch, Score};
+use kapell_music::write::{write_midi, write_musicxml};
+
+use super::MusicError;
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    MusicXml,
+    Midi,
+    /// One token a line.
+    Tokens,
+}
+
+/// The files asked for, or the one that is written where none is.
+pub(super) fn targets(asked: &[PathBuf], default: impl Fn() -> String) -> Result<Vec<Target>, MusicError> {
+    if asked.is_empty() {
+        return Ok(vec![Target { path: default().into(), format: Format::MusicXml }]);
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    for path in asked {
+        if targets.iter().any(|target| target.path == *path) {
+            return Err(MusicError::Twice(path.clone()));
+        }
+        targets.push(Target { path: path.clone(), format: format_of(path)? });
+    }
+    Ok(targets)
+}
+
+fn format_of(path: &Path) -> Result<Format, MusicError> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    match ending.as_deref() {
+        Some("musicxml" | "xml") => Ok(Format::MusicXml),
+        Some("mid" | "midi") => Ok(Format::Midi),
+        Some("txt") => Ok(Format::Tokens),
+        Some("wav") => Err(MusicError::NotYet("sound (.wav)")),
+        Some("svg") => Err(MusicError::NotYet("engraving (.svg)")),
+        _ => Err(MusicError::Ending(path.to_owned())),
+    }
+}
+
+/// Refuses to write over the melody's own file.
+pub(super) fn spare_the_melody(targets: &[Target], melody: &str) -> Result<(), MusicError> {
+    let Ok(melody) = fs::canonicalize(melody) else { return Ok(()) };
+    let same = |target: &&Target| fs::canonicalize(&target.path).is_ok_and(|path| path == melody);
+    match targets.iter().find(same) {
+        Some(target) => Err(MusicError::Melodys(target.path.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Writes a piece to all of its files, and gives their paths.
+pub(super) fn write(targets: Vec<Target>, piece: &Piece) -> Result<Vec<PathBuf>, MusicError> {
+    let mut written = Vec::with_capacity(targets.len());
+    for Target { path, format } in targets {
+        let bytes = match format {
+            Format::MusicXml => write_musicxml(&piece.score).into_bytes(),
+            Format::Midi => write_midi(&piece.score),
+            Format::Tokens => {
+                piece.tokens.iter().flat_map(|token| format!("{token}\n").into_bytes()).collect()
+            }
+        };
+        fs::write(&path, bytes).map_err(|source| MusicError::Io {
+            doing: "write",
+            path: path.clone(),
+            source,
+        })?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+/// Whether the first part of the score, written and read back, is the melody: pitches, spelling, onsets, durations,
+/// ties, fermatas, words and measures.
+pub(super) fn is_melody_kept(melody: &Score, part: usize, piece: &Score) -> Result<bool, MusicError> {
+    let read = read_score(write_musicxml(piece).as_bytes(), "the score just written")?;
+    let Some(soprano) = read.parts.first() else { return Ok(false) };
+    let measures = melody.measures.iter().map(bars).eq(read.measures.iter().map(bars));
+    Ok(measures && sung(&melody.parts[part]) == sung(soprano))
+}
+
+fn bars(measure: &Measure) -> (&str, i64, i64, (u32, u32), i8) {
+    (&measure.number, measure.start, measure.duration, measure.time, measure.key.fifths)
+}
+
+/// A note with those tied to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct SungNote {
+    onset: i64,
+    midi: u8,
+    duration: i64,
+    spelling: (u8, i8),
+    fermata: bool,
+    words: Option<String>,
+}
+
+/// A part's notes, ties joined: how many noteheads a held note is written with is the notation's affair.
+fn sung(part: &Part) -> Vec<SungNote> {
+    let mut joined: Vec<(SungNote, bool)> = Vec::new();
+    for note in &part.notes {
+        let Note { onset, duration, pitch: Pitch { midi, step, alter }, fermata, .. } = *note;
+        let goes_on = |(before, open): &&mut (SungNote, bool)| {
+            *open && note.tie_from && before.midi == midi && before.onset + before.duration == onset
+        };
+        if let Some((before, open)) = joined.iter_mut().rev().find(goes_on) {
+            before.duration += duration;
+            before.fermata |= fermata;
+            *open = note.tie_to;
+        } else {
+            let words = note.lyric.clone();
+            let new = SungNote { onset, midi, duration, spelling: (step, alter), fermata, words };
+            joined.push((new, note.tie_to));
+        }
+    }
+    let mut notes: Vec<SungNote> = joined.into_iter().map(|(note, _)| note).collect();
+    notes.sort();
+    notes
+}
