@@ -1,0 +1,88 @@
+//! How far an attempt has been told to stop: a level that only rises.
+
+use tokio::sync::watch;
+
+/// Ascending: a later one overrides an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// Write a checkpoint and give the trial back: the worker drains.
+    Release,
+    /// Write a checkpoint; the study is paused.
+    Pause,
+    /// Write a checkpoint; the trial is not promising.
+    Prune,
+    /// Stop within two seconds.
+    Cancel,
+    /// The coordinator does not take what this attempt measures: it has failed.
+    Fault,
+    /// The lease is gone: stop, and send nothing more.
+    Forget,
+}
+
+impl Stop {
+    /// Whether the trial is meant to go on from a checkpoint, or to keep one.
+    pub(crate) fn keeps_checkpoint(self) -> bool {
+        self <= Self::Prune
+    }
+}
+
+/// The level and why.
+#[derive(Debug)]
+pub(crate) struct Control(watch::Sender<Option<(Stop, String)>>);
+
+impl Control {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Raises the level; a lower one than before changes nothing.
+    pub(crate) fn raise(&self, stop: Stop, reason: &str) {
+        self.0.send_if_modified(|level| {
+            let rises = level.as_ref().is_none_or(|(before, _)| *before < stop);
+            if rises {
+                *level = Some((stop, reason.to_owned()));
+            }
+            rises
+        });
+    }
+
+    pub(crate) fn level(&self) -> Option<Stop> {
+        self.0.borrow().as_ref().map(|(stop, _)| *stop)
+    }
+
+    pub(crate) fn level_and_reason(&self) -> Option<(Stop, String)> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the level is at least this.
+    pub(crate) async fn reaches(&self, stop: Stop) {
+        let mut levels = self.0.subscribe();
+        // The sender lives as long as self, so that this ends only when the level is reached.
+        let _ = levels.wait_for(|level| level.as_ref().is_some_and(|(now, _)| *now >= stop)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_only_rises() {
+        let control = Control::new();
+        assert_eq!(control.level(), None);
+        control.raise(Stop::Pause, "the study is paused");
+        control.raise(Stop::Release, "drain");
+        assert_eq!(control.level_and_reason(), Some((Stop::Pause, "the study is paused".to_owned())));
+        control.raise(Stop::Forget, "the lease is gone");
+        control.raise(Stop::Cancel, "");
+        assert_eq!(control.level(), Some(Stop::Forget));
+    }
+
+    #[test]
+    fn only_what_may_go_on_keeps_a_checkpoint() {
+        let keeping = [Stop::Release, Stop::Pause, Stop::Prune];
+        let dropping = [Stop::Cancel, Stop::Fault, Stop::Forget];
+        assert!(keeping.iter().all(|s| s.keeps_checkpoint()));
+        assert!(!dropping.iter().any(|s| s.keeps_checkpoint()));
+    }
+}
