@@ -27,7 +27,7 @@ pub(crate) fn figure(chords: &[Chord], path: &[Voicing], stream: u64) -> Texture
         if !pair[0].ends {
             for (voice, (&from, &to)) in path[i].iter().zip(&path[i + 1]).enumerate() {
                 let dice = below(&[stream, 20, u64::try_from(i * 4 + voice).unwrap_or(0)], 100);
-                texture.decorate(&pair[0], voice, next, (from, to), dice);
+                texture.decorate(pair, voice, next, (from, to), dice);
             }
         }
         slot = next;
@@ -50,8 +50,10 @@ fn lay_out(chords: &[Chord], path: &[Voicing]) -> Texture {
 }
 
 impl Texture {
-    /// Perhaps changes how `voice` goes from one chord to the next, which begins in slot `next`.
-    fn decorate(&mut self, chord: &Chord, voice: usize, next: usize, (from, to): (u8, u8), dice: u64) {
+    /// Perhaps changes how `voice` goes from one chord of the pair to the other, which begins in slot `next`.
+    /// Nothing is held up into a last chord: it is to be written as one note under its fermata.
+    fn decorate(&mut self, pair: &[Chord], voice: usize, next: usize, (from, to): (u8, u8), dice: u64) {
+        let (chord, arrives) = (&pair[0], pair[1].ends);
         if chord.beats == 1 && self.strikes[next - 1][voice] {
             // A suspension resolves there.
             return;
@@ -64,12 +66,12 @@ impl Texture {
                     self.strikes[next - 1][voice] = true;
                 }
             }
-            1 | 2 if to < from && voice != 3 && dice < 18 && next + 1 < self.pitches.len() => {
+            1 | 2 if to < from && voice != 3 && !arrives && dice < 25 && next + 1 < self.pitches.len() => {
                 self.pitches[next][voice] = from;
                 self.strikes[next][voice] = false;
                 self.strikes[next + 1][voice] = true;
             }
-            0 if voice != 0 && dice < 30 => self.strikes[next][voice] = false,
+            0 if voice != 0 && !arrives && dice < 30 => self.strikes[next][voice] = false,
             _ => {}
         }
         if !self.is_clean(next) {
