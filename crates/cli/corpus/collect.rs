@@ -118,7 +118,11 @@ fn read_score_file(path: &Path) -> Result<Vec<Token>, String> {
 }
 
 fn encode(bytes: &[u8], file: &str) -> Result<Vec<Token>, String> {
-    let score = read_score(bytes, file).map_err(|e| e.to_string())?;
+    let score = read_score(bytes, file).map_err(|e| {
+        // The list of files names it already.
+        let text = e.to_string();
+        text.strip_prefix(&format!("{file}: ")).map_or(text.clone(), str::to_owned)
+    })?;
     encode_chorale(&score).map(|piece| piece.tokens).map_err(|e| e.to_string())
 }
 

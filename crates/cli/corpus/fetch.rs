@@ -58,13 +58,15 @@ impl Fetched {
 
     /// The encoded corpus: from the library, else from the kept archive, else from the package index.
     pub(crate) fn load(self, library: &Library) -> Result<LoadedCorpus, CorpusError> {
-        if let Some(corpus) = self.cached(library)? {
+        if let Ok(Some(corpus)) = self.cached(library) {
             return Ok(corpus);
         }
         let lock = library.lock()?;
         // Somebody else may have been at it while we waited.
-        if let Some(corpus) = self.cached(library)? {
-            return Ok(corpus);
+        match self.cached(library) {
+            Ok(Some(corpus)) => return Ok(corpus),
+            Ok(None) => {}
+            Err(e) => output::remark(format!("{e}; encoding the corpus anew")),
         }
         let archive = match self.kept_archive(library)? {
             Some(archive) => archive,
@@ -88,21 +90,12 @@ impl Fetched {
             || library.folder(self.name).join("corpus.json").is_file()
     }
 
-    /// The encoded corpus as kept, if this revision of the program encoded it and it is whole.
+    /// The encoded corpus as kept, if this revision of the program encoded it.
     fn cached(self, library: &Library) -> Result<Option<LoadedCorpus>, CorpusError> {
-        let metadata = match library.metadata(self.name) {
-            Ok(Some(metadata)) if metadata.revision == library::revision() => metadata,
-            Ok(_) | Err(CorpusError::Damaged { .. }) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let Some(version) = metadata.versions.last() else { return Ok(None) };
-        match library.read(self.name, version) {
-            Ok(corpus) => Ok(Some(corpus)),
-            Err(e @ (CorpusError::Damaged { .. } | CorpusError::Io { .. })) => {
-                output::remark(format!("{e}; encoding the corpus anew"));
-                Ok(None)
-            }
-            Err(e) => Err(e),
+        let metadata = library.metadata(self.name)?.filter(|m| m.revision == library::revision());
+        match metadata.as_ref().and_then(|m| m.versions.last()) {
+            Some(version) => library.read(self.name, version).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -242,6 +235,9 @@ impl Fetched {
             return self.failed(
                 "this python3 has no pip (python3 -m ensurepip, or your system's python3-pip)".into(),
             );
+        }
+        if told.contains("Retrying (") {
+            return self.failed("the package index cannot be reached".into());
         }
         let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("ERROR")).collect();
         let last = errors.first().copied().or_else(|| told.lines().last()).unwrap_or("it said nothing");

@@ -78,7 +78,12 @@ impl Library {
             Some(dir) => PathBuf::from(dir),
             None => paths::cache_dir().map_err(|e| CorpusError::NoHome { why: e.message })?.join("corpora"),
         };
-        Ok(Self { root })
+        Ok(Self::at(root))
+    }
+
+    /// The library in a folder of one's choice.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -6,6 +6,8 @@ mod fetch;
 mod library;
 mod progress;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +16,14 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use kapell_music::corpus::build::{self, SplitPlan};
 use kapell_music::corpus::split::SPLIT_SEED;
-use kapell_music::corpus::{Corpus, PartOfSplit, Protocol};
+use kapell_music::corpus::{Corpus, PartOfSplit, Protocol, blob};
 use kapell_music::exercises;
 
 use collect::Contents;
 pub(crate) use error::CorpusError;
 use error::Unreadable;
 use fetch::{FETCHED, Fetched};
-use library::{Library, Metadata};
+use library::Library;
 
 /// The generated corpus, which is always there.
 const EXERCISES: &str = "exercises";
@@ -85,18 +87,27 @@ pub(crate) enum CorpusCommand {
 
 /// Does what `kapell corpus ...` asks, and prints it.
 pub(crate) fn run(command: CorpusCommand, json: bool) -> Result<(), CorpusError> {
+    let library = Library::open()?;
     match command {
-        CorpusCommand::List => show::list(&Library::open()?, json),
+        CorpusCommand::List => show::list(&library, json),
         CorpusCommand::Show { name, piece: None, .. } => {
-            let loaded = load(&name)?;
-            show::corpus(&loaded, metadata(&loaded.corpus.name)?.as_ref(), json);
+            let loaded = load_from(&library, &name)?;
+            show::corpus(&loaded, library.metadata(&loaded.corpus.name)?.as_ref(), json);
             Ok(())
         }
         CorpusCommand::Show { name, piece: Some(piece), tokens } => {
-            show::piece(&load(&name)?.corpus, &piece, tokens, json)
+            show::piece(&load_from(&library, &name)?.corpus, &piece, tokens, json)
         }
-        CorpusCommand::Add { name, dir, split, strict } => add(&name, &dir, split.as_deref(), strict, json),
-        CorpusCommand::Fetch { name, from } => fetch(&name, from.as_deref(), json),
+        CorpusCommand::Add { name, dir, split, strict } => {
+            let added = add(&library, &name, &dir, split.as_deref(), strict)?;
+            show::added(&added, json);
+            Ok(())
+        }
+        CorpusCommand::Fetch { name, from } => {
+            let loaded = fetch(&library, &name, from.as_deref())?;
+            show::corpus(&loaded, library.metadata(&name)?.as_ref(), json);
+            Ok(())
+        }
     }
 }
 
@@ -106,41 +117,39 @@ pub(crate) fn run(command: CorpusCommand, json: bool) -> Result<(), CorpusError>
 /// # Errors
 /// No such corpus, nothing fetched (`is_unfetched`), damaged files.
 pub(crate) fn load(name: &str) -> Result<LoadedCorpus, CorpusError> {
+    load_from(&Library::open()?, name)
+}
+
+fn load_from(library: &Library, name: &str) -> Result<LoadedCorpus, CorpusError> {
     let (base, wanted) = match name.split_once(':') {
         Some((base, version)) => (base, Some(version)),
         None => (name, None),
     };
-    let newest = load_newest(base)?;
+    let newest = load_newest(library, base)?;
     let Some(wanted) = wanted.filter(|w| *w != newest.version.to_string()) else { return Ok(newest) };
     let missing = || CorpusError::UnknownVersion { name: base.to_owned(), version: wanted.to_owned() };
-    let library = Library::open()?;
     let metadata = library.metadata(base)?.ok_or_else(missing)?;
     let version = metadata.versions.iter().find(|v| v.version.to_string() == wanted).ok_or_else(missing)?;
     library.read(base, version)
 }
 
-fn load_newest(name: &str) -> Result<LoadedCorpus, CorpusError> {
+fn load_newest(library: &Library, name: &str) -> Result<LoadedCorpus, CorpusError> {
     if name == EXERCISES {
         let corpus = exercises::corpus(exercises::SEED, exercises::PIECES)?;
         let bytes = corpus.to_bytes();
-        let digest = kapell_music::corpus::blob::digest(&bytes);
+        let digest = blob::digest(&bytes);
         return Ok(LoadedCorpus { corpus, bytes, digest, version: 1 });
     }
-    let library = Library::open()?;
     if let Some(fetched) = Fetched::find(name) {
-        return fetched.load(&library);
+        return fetched.load(library);
     }
     // What is no name is no path either.
     let known = if library::is_name(name) { library.metadata(name)? } else { None };
     let unknown =
-        || CorpusError::UnknownCorpus { name: name.to_owned(), nearest: nearest_corpus(&library, name) };
+        || CorpusError::UnknownCorpus { name: name.to_owned(), nearest: nearest_corpus(library, name) };
     let metadata = known.ok_or_else(unknown)?;
     let newest = metadata.versions.last().ok_or_else(unknown)?;
     library.read(name, newest)
-}
-
-fn metadata(name: &str) -> Result<Option<Metadata>, CorpusError> {
-    Library::open()?.metadata(name)
 }
 
 fn nearest_corpus(library: &Library, name: &str) -> Option<String> {
@@ -154,38 +163,47 @@ fn nearest(names: impl Iterator<Item = String>, wanted: &str) -> Option<String> 
     scored.min().filter(|(distance, name)| *distance <= 1 + name.len() / 4).map(|(_, name)| name)
 }
 
-fn fetch(name: &str, from: Option<&Path>, json: bool) -> Result<(), CorpusError> {
-    let library = Library::open()?;
-    let Some(fetched) = Fetched::find(name) else {
-        return Err(match load(name) {
+fn fetch(library: &Library, name: &str, from: Option<&Path>) -> Result<LoadedCorpus, CorpusError> {
+    match (Fetched::find(name), from) {
+        (Some(fetched), Some(file)) => fetched.load_from(library, file),
+        (Some(fetched), None) => fetched.load(library),
+        (None, _) => Err(match load_from(library, name) {
             Ok(_) => CorpusError::NotFetched { name: name.to_owned() },
             Err(e) => e,
-        });
-    };
-    let loaded = match from {
-        Some(file) => fetched.load_from(&library, file)?,
-        None => fetched.load(&library)?,
-    };
-    show::corpus(&loaded, library.metadata(name)?.as_ref(), json);
-    Ok(())
+        }),
+    }
 }
 
-fn add(name: &str, dir: &Path, split: Option<&Path>, strict: bool, json: bool) -> Result<(), CorpusError> {
+/// What `add` did.
+#[derive(Debug)]
+struct Added {
+    loaded: LoadedCorpus,
+    /// The newest version had the same content: there is no new one.
+    unchanged: bool,
+    unreadable: Vec<Unreadable>,
+}
+
+fn add(
+    library: &Library,
+    name: &str,
+    dir: &Path,
+    split: Option<&Path>,
+    strict: bool,
+) -> Result<Added, CorpusError> {
     if name == EXERCISES || Fetched::find(name).is_some() {
         return Err(CorpusError::BuiltIn { name: name.to_owned() });
     }
     if !library::is_name(name) {
         return Err(CorpusError::Name { name: name.to_owned() });
     }
-    let given = split.map(read_split).transpose()?;
+    let given = split.map(read_split).transpose()?.unwrap_or_default();
     let (contents, unreadable) = collect::read_folder(dir)?;
     if strict && !unreadable.is_empty() {
         return Err(CorpusError::Strict { unreadable });
     }
-    let library = Library::open()?;
     let lock = library.lock()?;
     let mut known = library.known_parts(name)?;
-    known.extend(given.clone().unwrap_or_default());
+    known.extend(given.clone());
     let plan = SplitPlan { seed: SPLIT_SEED, known };
     let corpus = match &contents {
         Contents::Scores(pieces) if !pieces.is_empty() => {
@@ -194,13 +212,12 @@ fn add(name: &str, dir: &Path, split: Option<&Path>, strict: bool, json: bool) -
         Contents::Texts(texts) if !texts.is_empty() => build::from_texts(name, texts, &plan)?,
         _ => return Err(CorpusError::NothingReadable { dir: dir.to_owned(), unreadable }),
     };
-    if let (Some(given), Some(file)) = (&given, split) {
-        check_split(given, &corpus, file)?;
+    if let Some(file) = split {
+        check_split(&given, &corpus, file)?;
     }
     let source = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string();
     let (loaded, is_new) = library.store(&lock, &corpus, source, unreadable.clone())?;
-    show::added(&loaded, is_new, &unreadable, json);
-    Ok(())
+    Ok(Added { loaded, unchanged: !is_new, unreadable })
 }
 
 /// A split file: JSON of piece -> part (alone, or under "pieces", as the library writes it), or lines of piece, tab,
@@ -243,11 +260,4 @@ fn check_split(
     }
     let why = format!("no such piece among the readable ones: {}", missing.join(", "));
     Err(CorpusError::SplitFile { file: file.to_owned(), why })
-}
-
-/// For tables and JSON: what could not be read, one a line.
-fn remark_unreadable(unreadable: &[Unreadable]) {
-    for file in unreadable {
-        crate::output::remark(format!("not read: {}: {}", file.file, file.reason));
-    }
 }

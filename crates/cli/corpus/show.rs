@@ -9,7 +9,7 @@ use serde_json::json;
 use super::error::{CorpusError, Unreadable};
 use super::fetch::FETCHED;
 use super::library::{Library, Metadata};
-use super::{EXERCISES, LoadedCorpus, nearest, remark_unreadable};
+use super::{Added, EXERCISES, LoadedCorpus, nearest};
 use crate::output;
 
 /// `kapell corpus list`.
@@ -17,7 +17,8 @@ pub(super) fn list(library: &Library, json: bool) -> Result<(), CorpusError> {
     let mut rows = Vec::new();
     for fetched in FETCHED {
         let state = if fetched.is_here(library) { "fetched" } else { "fetched on first use" };
-        let metadata = library.metadata(fetched.name)?;
+        // What is damaged is encoded anew on its next use.
+        let metadata = library.metadata(fetched.name).unwrap_or_default();
         rows.push(Row::of(
             fetched.name,
             state,
@@ -134,21 +135,24 @@ fn left_out_by_reason(left_out: &[Unreadable]) {
 }
 
 /// `kapell corpus add`, once it is done.
-pub(super) fn added(loaded: &LoadedCorpus, is_new: bool, unreadable: &[Unreadable], json: bool) {
+pub(super) fn added(added: &Added, json: bool) {
+    let Added { loaded, unchanged, unreadable } = added;
     let statistics = loaded.corpus.statistics();
     if json {
         let mut object = json_of(loaded, &statistics);
-        object["unchanged"] = json!(!is_new);
+        object["unchanged"] = json!(unchanged);
         object["unreadable"] = json!(unreadable);
         output::json(&object);
         return;
     }
-    remark_unreadable(unreadable);
+    for file in unreadable {
+        output::remark(format!("not read: {}: {}", file.file, file.reason));
+    }
     let (name, version) = (&loaded.corpus.name, loaded.version);
-    if is_new {
-        output::line(format!("added {name}, version {version}"));
-    } else {
+    if *unchanged {
         output::line(format!("{name} is there already with this content, as version {version}"));
+    } else {
+        output::line(format!("added {name}, version {version}"));
     }
     table(loaded, &statistics);
     if statistics.split.val.pieces == 0 {
@@ -171,6 +175,9 @@ fn json_of(loaded: &LoadedCorpus, statistics: &Statistics) -> serde_json::Value 
 fn table(loaded: &LoadedCorpus, statistics: &Statistics) {
     let corpus = &loaded.corpus;
     let protocol = match corpus.protocol {
+        Protocol::Pieces if corpus.kind == Kind::Text => {
+            "whole pieces, 80/10/10, near-duplicates on one side only"
+        }
         Protocol::Pieces => "whole pieces, 80/10/10, a tune on one side only",
         Protocol::Contiguous => "90/10 by tokens, contiguous, in order of file name (BachBot's)",
     };

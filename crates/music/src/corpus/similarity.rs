@@ -2,7 +2,7 @@
 //!
 //! Scores: the soprano line is read off the tokens (the first note of each frame), repeated notes are merged,
 //! and what is left is told by its intervals, so that transposition and small changes of rhythm do not matter.
-//! Text: its characters. Either sequence is cut into overlapping runs (five intervals, eight characters), and
+//! Text: its characters. Either sequence is cut into overlapping runs (five intervals, twelve characters), and
 //! two pieces are as alike as their sets of runs overlap: the number of shared runs divided by that of all runs
 //! of either (Jaccard's index). From a quarter on they count as the same tune.
 //!
@@ -23,7 +23,7 @@ pub const SIMILAR_MIN: (usize, usize) = (1, 4);
 const RUNS_MIN: usize = 6;
 const SKETCH_MAX: usize = 2048;
 const INTERVALS: usize = 5;
-const CHARACTERS: usize = 8;
+const CHARACTERS: usize = 12;
 
 /// A piece's runs as sorted, distinct hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
