@@ -46,6 +46,7 @@ fn main() -> Result<(), Failure> {
     let (mut read, mut matches, mut hashed) = (0, 0, 0);
     let mut lengths = Vec::new();
     let mut vocabulary: BTreeSet<Token> = BTreeSet::new();
+    let mut all_streams = Sha256::new();
     for score in &listing.chorales {
         let piece = match encode(score) {
             Ok(piece) => piece,
@@ -57,6 +58,7 @@ fn main() -> Result<(), Failure> {
         read += 1;
         lengths.push(piece.tokens.len());
         vocabulary.extend(&piece.tokens);
+        piece.tokens.iter().for_each(|token| all_streams.update(format!("{token}\n")));
         let Some(known) = by_id.get(score.id.as_str()).filter(|known| !known.sha256.is_empty()) else {
             continue;
         };
@@ -71,6 +73,7 @@ fn main() -> Result<(), Failure> {
     println!("encoded {read} of {} chorales", listing.chorales.len());
     println!("hashes: {matches} of {hashed} match");
     println!("vocabulary {}, tokens {}", vocabulary.len(), lengths.iter().sum::<usize>());
+    println!("all streams, one after another: {}", hex::encode(all_streams.finalize()));
     println!("tokens a chorale: {shortest:?}, {:?}, {longest:?}", lengths.get(lengths.len() / 2));
     Ok(())
 }

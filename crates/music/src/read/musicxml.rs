@@ -15,15 +15,52 @@ const TICKS_MAX: i64 = 100_000 * TICKS_PER_QUARTER;
 /// A measure while its parts are still being read.
 pub(super) struct MeasureDraft {
     pub(super) measure: Measure,
-    /// The longest that any part fills with notes, rests and jumps forward.
-    pub(super) filled: Quarters,
-    /// The same without a jump forward at the end.
-    pub(super) sounded: Quarters,
+    /// How far the parts with notes fill it.
+    notes: Reach,
+    /// How far the parts that only rest do.
+    rests: Reach,
     /// The id of the part whose signatures are the measure's: the first to have it.
     defining_part: Option<String>,
 }
 
+/// How far parts fill a measure.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// With notes, rests and jumps forward.
+    filled: Quarters,
+    /// With notes and rests.
+    sounded: Quarters,
+}
+
+const NO_REACH: Reach = Reach { filled: Quarters::ZERO, sounded: Quarters::ZERO };
+
 impl MeasureDraft {
+    /// One part's share of the measure: how far it fills it, without a jump forward at the end, and whether it has
+    /// notes there.
+    pub(super) fn reach(&mut self, filled: Quarters, sounded: Quarters, notes: bool) {
+        let reach = if notes { &mut self.notes } else { &mut self.rests };
+        *reach = Reach { filled: reach.filled.max(filled), sounded: reach.sounded.max(sounded) };
+    }
+
+    /// What the measure lasts, in ticks; none where that is beyond all measure.
+    ///
+    /// The longest part counts. But old Finale files fill up incomplete measures by a jump forward, which is no
+    /// music; and a rest for a whole measure can be written longer than the measure is.
+    fn ticks(&self, incomplete: bool) -> Option<i64> {
+        let bar = bar_ticks(self.measure.time);
+        let length = |reach: &Reach| match incomplete && !reach.sounded.is_zero() {
+            true => reach.sounded.ticks(),
+            false => reach.filled.ticks(),
+        };
+        let (notes, rests) = (length(&self.notes)?, length(&self.rests)?.min(bar));
+        match (notes, rests) {
+            (0, 0) => Some(bar),
+            (0, rests) => Some(rests),
+            (notes, _) if incomplete => Some(notes),
+            (notes, rests) => Some(notes.max(rests)),
+        }
+    }
+
     /// Whether that part's signatures are the measure's.
     pub(super) fn defined_by(&mut self, part: &str) -> bool {
         self.defining_part.get_or_insert_with(|| part.to_owned()) == part
@@ -225,8 +262,8 @@ impl Document<'_> {
                 repeat_start: false,
                 repeat_end: false,
             },
-            filled: Quarters::ZERO,
-            sounded: Quarters::ZERO,
+            notes: NO_REACH,
+            rests: NO_REACH,
             defining_part: None,
         });
         Ok(())
@@ -234,22 +271,11 @@ impl Document<'_> {
 
     /// Lays the measures out on one time line and moves every note to its place on it.
     fn finish(mut self) -> Result<Score, ReadError> {
-        // Old Finale files fill up incomplete measures by a jump forward: it is no music.
         let last = self.measures.len().saturating_sub(1);
-        for (index, draft) in self.measures.iter_mut().enumerate() {
-            if (index == last || draft.measure.implicit) && !draft.sounded.is_zero() {
-                draft.filled = draft.sounded;
-            }
-        }
         let mut start = 0_i64;
-        for draft in &mut self.measures {
+        for (index, draft) in self.measures.iter_mut().enumerate() {
             draft.measure.start = start;
-            let filled = draft.filled.ticks().filter(|ticks| *ticks <= TICKS_MAX);
-            let duration = match filled {
-                Some(0) => bar_ticks(draft.measure.time),
-                Some(ticks) => ticks,
-                None => TICKS_MAX + 1,
-            };
+            let duration = draft.ticks(index == last || draft.measure.implicit).unwrap_or(i64::MAX);
             draft.measure.duration = duration;
             start = start.saturating_add(duration);
             if start > TICKS_MAX {

@@ -89,7 +89,7 @@ fn root_file(contents: &[u8], name: &str) -> Result<Option<String>, ReadError> {
         }
         while let Some(file) = xml.child()? {
             if file.name() == "rootfile" {
-                return Ok(xml.attribute(&file, "full-path")?);
+                return xml.attribute(&file, "full-path");
             }
             xml.skip()?;
         }

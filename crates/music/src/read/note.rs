@@ -15,6 +15,7 @@ pub(super) struct WrittenNote {
     pub(super) grace: bool,
     pub(super) cue: bool,
     pub(super) chord: bool,
+    pub(super) rest: bool,
     /// None for rests and unpitched notes.
     pub(super) pitch: Option<WrittenPitch>,
     /// In divisions.
@@ -58,6 +59,7 @@ impl WrittenNote {
                     note.grace |= name == "grace";
                     note.cue |= name == "cue";
                     note.chord |= name == "chord";
+                    note.rest |= name == "rest";
                     document.xml.skip()?;
                 }
             }

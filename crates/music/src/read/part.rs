@@ -34,6 +34,8 @@ struct Cursor {
     /// How far notes, rests and jumps forward reach, and how far notes and rests alone.
     filled: Quarters,
     sounded: Quarters,
+    /// Whether there was more than rests.
+    notes: bool,
     /// Where the last note that was no chord's second began: chords go there.
     chord_onset: Quarters,
 }
@@ -60,7 +62,8 @@ impl PartReader {
     /// Reads this part's share of a measure.
     pub(super) fn measure(&mut self, document: &mut Document<'_>, index: usize) -> Result<(), ReadError> {
         let zero = Quarters::ZERO;
-        let mut cursor = Cursor { index, at: zero, filled: zero, sounded: zero, chord_onset: zero };
+        let mut cursor =
+            Cursor { index, at: zero, filled: zero, sounded: zero, chord_onset: zero, notes: false };
         while let Some(child) = document.xml.child()? {
             match child.name() {
                 "note" => self.note(document, &mut cursor)?,
@@ -75,9 +78,7 @@ impl PartReader {
         if !cursor.sounded.is_zero() {
             self.written_until = (index, cursor.sounded);
         }
-        let draft = &mut document.measures[index];
-        draft.filled = draft.filled.max(cursor.filled);
-        draft.sounded = draft.sounded.max(cursor.sounded);
+        document.measures[index].reach(cursor.filled, cursor.sounded, cursor.notes);
         Ok(())
     }
 
@@ -98,6 +99,7 @@ impl PartReader {
         }
         cursor.filled = cursor.filled.max(end);
         cursor.sounded = cursor.sounded.max(end);
+        cursor.notes |= !written.rest;
         let Some(sounding) = written.pitch.filter(|_| !written.cue && !duration.is_zero()) else {
             return Ok(());
         };
@@ -188,7 +190,8 @@ impl PartReader {
     /// Puts the notes on the score's time line.
     pub(super) fn finish(self, measures: &[Measure]) -> Part {
         let (last, reach) = self.written_until;
-        let end = measures.get(last).zip(reach.ticks()).and_then(|(last, reach)| last.start.checked_add(reach));
+        let end =
+            measures.get(last).zip(reach.ticks()).and_then(|(last, reach)| last.start.checked_add(reach));
         let placed = self.notes.into_iter().filter_map(|note| note.placed(measures));
         let mut part = Part { notes: placed.collect(), written_until: end.unwrap_or(0), ..self.part };
         part.notes.sort_by_key(|note| (note.onset, note.voice, note.pitch.midi));
@@ -243,10 +246,11 @@ fn key(document: &mut Document<'_>) -> Result<Option<KeySignature>, ReadError> {
         match child.name() {
             "fifths" => {
                 let text = document.xml.content()?;
-                let number = text.parse::<i8>().ok().filter(|fifths| (-7..=7).contains(fifths));
-                fifths = Some(number.ok_or_else(|| {
-                    document.fail(format!("a key of {text:.20} fifths; between -7 and 7 are known"))
-                })?);
+                let number = text.parse::<i32>().ok().filter(|fifths| (-24..=24).contains(fifths));
+                let number = number.ok_or_else(|| document.fail(format!("a key of {text:.20} fifths")))?;
+                // Eight sharps and more have flats for a simpler name.
+                let simple = if number.abs() > 7 { (number + 5).rem_euclid(12) - 5 } else { number };
+                fifths = i8::try_from(simple).ok();
             }
             "mode" => {
                 mode = match document.xml.content()?.as_str() {
