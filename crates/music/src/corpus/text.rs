@@ -18,13 +18,15 @@ pub enum TextError {
 }
 
 /// The pieces of one text file: (id, text). A short file is one piece named `stem`; a long one is cut into
-/// passages `stem#0001`, `stem#0002`, ... Line ends become `\n`, a byte-order mark goes.
+/// passages `stem#0001`, `stem#0002`, ... Line ends
+/// and form feeds become `\n`, a byte-order mark goes.
 ///
 /// # Errors
 /// Not UTF-8, control characters, nothing but white space.
 pub fn pieces(stem: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, TextError> {
     let text = std::str::from_utf8(bytes).map_err(|e| TextError::NotUtf8 { byte: e.valid_up_to() })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
+    let text =
+        text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace(['\r', '\x0c'], "\n");
     let control = |&(_, c): &(usize, char)| c.is_control() && c != '\n' && c != '\t';
     if let Some((byte, c)) = text.char_indices().find(control) {
         return Err(TextError::Control { code: u32::from(c), byte });
