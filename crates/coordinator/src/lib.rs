@@ -1,1 +1,20 @@
-//! The durable truth: store, gRPC service, registry.
+//! The coordinator: the durable truth of studies and trials in SQLite, and the gRPC services over it.
+//!
+//! - [`store`]: all SQL, one writer, what changes and what is asked;
+//! - [`blobs`]: content by digest, as files;
+//! - [`live`]: leases and connections, in memory;
+//! - [`service`]: the wire;
+//! - [`upkeep`]: what happens without being asked.
+//!
+//! Decisions are `kapell_dispatch`'s. Nothing leaves before it is on disk.
+
+mod blobs;
+mod data_dir;
+mod live;
+mod service;
+mod start;
+mod store;
+mod upkeep;
+
+pub use data_dir::DataDirError;
+pub use start::{Config, Failed, Running, StartError, start};

@@ -1,0 +1,303 @@
+//! Blobs on disk: `blobs/ab/cdef...` under the data folder, named by digest. A blob is written elsewhere, checked,
+//! fsynced, renamed into its place, the folder fsynced; only then a row says that it is there.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kapell_rpc::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use kapell_rpc::{digest, reason};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedMutexGuard, RwLock};
+
+use crate::store::{Refusal, Store, StoreError, blobs as rows};
+
+/// The store of blobs.
+#[derive(Clone)]
+pub(crate) struct Blobs {
+    root: PathBuf,
+    uploads: PathBuf,
+    store: Store,
+    /// One writer at a time for each digest.
+    writing: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    /// When a digest was last asked for or finished: a sweep spares what somebody is about to refer to.
+    touched: Arc<Mutex<HashMap<String, Instant>>>,
+    started: Instant,
+    /// Held for reading while a blob gets its place and its row, for writing while the sweep takes them away.
+    sweeping: Arc<RwLock<()>>,
+}
+
+/// What is here of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Here {
+    Complete { size: u64 },
+    Partly { received: u64 },
+}
+
+/// An upload under way.
+pub(crate) struct Upload {
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    pub(crate) received: u64,
+    file: File,
+    hasher: Sha256,
+    part: PathBuf,
+    _only: OwnedMutexGuard<()>,
+}
+
+impl Blobs {
+    pub(crate) fn open(data_dir: &Path, store: Store) -> io::Result<Self> {
+        let (root, uploads) = (data_dir.join("blobs"), data_dir.join("uploads"));
+        std::fs::create_dir_all(&root)?;
+        std::fs::create_dir_all(&uploads)?;
+        sync_dir(data_dir)?;
+        Ok(Self {
+            root,
+            uploads,
+            store,
+            writing: Arc::default(),
+            touched: Arc::default(),
+            started: Instant::now(),
+            sweeping: Arc::default(),
+        })
+    }
+
+    /// The place of a blob; a digest that is none has no place.
+    fn place(&self, digest: &str) -> Result<PathBuf, StoreError> {
+        let hex = hex(digest)?;
+        let (head, tail) = hex.split_at(2);
+        Ok(self.root.join(head).join(tail))
+    }
+
+    fn touch(&self, digest: &str) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.to_owned(), Instant::now());
+    }
+
+    /// What is here of a blob. Whoever asks is about to use it, so the sweep spares it for a while.
+    pub(crate) async fn stat(&self, digest: &str) -> Result<Here, StoreError> {
+        let hex = hex(digest)?;
+        self.touch(digest);
+        let _held = self.sweeping.read().await;
+        let mut conn = self.store.readers.acquire().await?;
+        if let Some(size) = rows::size(&mut conn, digest).await? {
+            return Ok(Here::Complete { size });
+        }
+        let part = tokio::fs::metadata(self.uploads.join(hex)).await;
+        Ok(Here::Partly { received: part.map_or(0, |m| m.len()) })
+    }
+
+    /// Begins or goes on with an upload. Waits while another one of the same digest is under way.
+    pub(crate) async fn begin(&self, digest: &str, size: u64, offset: u64) -> Result<Upload, StoreError> {
+        let part = self.uploads.join(hex(digest)?);
+        let lock = {
+            let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            writing.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(writing.entry(digest.to_owned()).or_default())
+        };
+        let only = lock.lock_owned().await;
+        let digest = digest.to_owned();
+        blocking(move || {
+            let mut file =
+                OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part)?;
+            let there = file.metadata()?.len();
+            if offset > there || offset > size {
+                let text = format!("the upload of {digest} goes on at byte {there}, not at {offset}");
+                return Err(Refusal::new(reason::OFFSET_DIFFERS, text).into());
+            }
+            file.set_len(offset)?;
+            let hasher = hash(&mut file, offset)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(Upload { digest, size, received: offset, file, hasher, part, _only: only })
+        })
+        .await
+    }
+
+    /// Puts a whole upload into its place, if its bytes are those that its digest names.
+    pub(crate) async fn finish(&self, upload: Upload) -> Result<u64, StoreError> {
+        let place = self.place(&upload.digest)?;
+        let (digest, size) = (upload.digest.clone(), upload.size);
+        let _held = self.sweeping.read().await;
+        // Its lock is held until the row is there.
+        let _upload = blocking(move || {
+            let found = format!("sha256:{}", hex::encode(upload.hasher.clone().finalize()));
+            if found != upload.digest {
+                std::fs::remove_file(&upload.part)?;
+                let text = format!("the bytes sent as {} hash to {found}", upload.digest);
+                return Err(Refusal::new(reason::DIGEST_MISMATCH, text).into());
+            }
+            upload.file.sync_all()?;
+            settle(&upload.part, &place)?;
+            Ok(upload)
+        })
+        .await?;
+        self.touch(&digest);
+        let name = digest.clone();
+        self.store.writer.write(move |tx| Box::pin(async move { rows::add(tx, &name, size).await })).await?;
+        Ok(size)
+    }
+
+    /// Stores bytes of our own, unless they are here. Gives their digest.
+    pub(crate) async fn put(&self, bytes: Vec<u8>) -> Result<String, StoreError> {
+        let name = digest::of_bytes(&bytes);
+        if matches!(self.stat(&name).await?, Here::Complete { .. }) {
+            return Ok(name);
+        }
+        let mut upload = self.begin(&name, bytes.len() as u64, 0).await?;
+        upload = upload.push(bytes).await?;
+        self.finish(upload).await?;
+        Ok(name)
+    }
+
+    /// Opens a blob for reading from `offset` on.
+    pub(crate) async fn read(&self, digest: &str, offset: u64) -> Result<File, StoreError> {
+        let place = self.place(digest)?;
+        self.touch(digest);
+        let mut conn = self.store.readers.acquire().await?;
+        if rows::size(&mut conn, digest).await?.is_none() {
+            return Err(crate::store::error::not_found(format!("there is no blob {digest}")));
+        }
+        drop(conn);
+        blocking(move || {
+            let mut file = File::open(place)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(file)
+        })
+        .await
+    }
+
+    /// Reads the manifest of this digest.
+    pub(crate) async fn manifest(&self, digest: &str) -> Result<Manifest, StoreError> {
+        let refuse = |text: String| StoreError::from(Refusal::new(reason::BAD_MANIFEST, text));
+        match self.stat(digest).await? {
+            Here::Complete { size } if size <= MANIFEST_BYTES_MAX => {}
+            Here::Complete { size } => {
+                return Err(refuse(format!("{digest} has {size} bytes: that is no manifest")));
+            }
+            Here::Partly { .. } => {
+                let text = format!("the manifest {digest} is not here: upload it first");
+                return Err(Refusal::new(reason::MISSING_BLOB, text).into());
+            }
+        }
+        let mut file = self.read(digest, 0).await?;
+        let bytes = blocking(move || {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })
+        .await?;
+        Manifest::parse(&bytes).map_err(|e| refuse(format!("{digest}: {e}")))
+    }
+
+    /// Removes blobs that nothing refers to and nobody has touched for `grace`. Gives the bytes that are free now.
+    pub(crate) async fn sweep(&self, grace: Duration) -> Result<u64, StoreError> {
+        let held = Arc::clone(&self.sweeping).write_owned().await;
+        let now = Instant::now();
+        // After a start nobody's touches are known.
+        if now.duration_since(self.started) < grace {
+            return Ok(0);
+        }
+        let recent: std::collections::HashSet<String> = {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            touched.retain(|_, at| now.duration_since(*at) < grace);
+            touched.keys().cloned().collect()
+        };
+        let gone = self
+            .store
+            .writer
+            .write(move |tx| Box::pin(async move { rows::sweep(tx, &move |d| recent.contains(d)).await }))
+            .await?;
+        let places: Vec<(PathBuf, u64)> =
+            gone.iter().filter_map(|(digest, size)| Some((self.place(digest).ok()?, *size))).collect();
+        let uploads = self.uploads.clone();
+        blocking(move || {
+            let _held = held;
+            let mut freed = 0;
+            for (place, size) in places {
+                match std::fs::remove_file(&place) {
+                    Ok(()) => freed += size,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            sweep_uploads(&uploads)?;
+            Ok(freed)
+        })
+        .await
+    }
+}
+
+impl Upload {
+    /// Appends bytes.
+    pub(crate) async fn push(mut self, bytes: Vec<u8>) -> Result<Self, StoreError> {
+        let total = self.received.saturating_add(bytes.len() as u64);
+        if total > self.size {
+            let text = format!("{} was announced with {} bytes, and has more", self.digest, self.size);
+            return Err(Refusal::new(reason::BAD_REQUEST, text).into());
+        }
+        blocking(move || {
+            self.file.write_all(&bytes)?;
+            self.hasher.update(&bytes);
+            self.received = total;
+            Ok(self)
+        })
+        .await
+    }
+}
+
+fn hex(digest: &str) -> Result<&str, StoreError> {
+    digest::hex_part(digest).ok_or_else(|| {
+        Refusal::new(reason::BAD_REQUEST, format!("{digest:?} is no digest (sha256:<64 hex digits>)")).into()
+    })
+}
+
+/// Hashes the first `bytes` of a file.
+fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut hasher = Sha256::new();
+    let mut reader = file.take(bytes);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let n = reader.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hasher);
+        }
+        hasher.update(buffer.get(..n).unwrap_or_default());
+    }
+}
+
+/// Renames a file whose bytes are on disk into its place, and has the folders remember it.
+fn settle(part: &Path, place: &Path) -> io::Result<()> {
+    let folder = place.parent().unwrap_or(place);
+    if !folder.is_dir() {
+        std::fs::create_dir_all(folder)?;
+        sync_dir(folder.parent().unwrap_or(folder))?;
+    }
+    std::fs::rename(part, place)?;
+    sync_dir(folder)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Unfinished uploads that nobody has gone on with for a day.
+fn sweep_uploads(uploads: &Path) -> io::Result<()> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    for entry in std::fs::read_dir(uploads)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > DAY {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(f).await.map_err(|_| StoreError::Closed)?
+}

@@ -1,0 +1,245 @@
+//! What lives only in memory: leases, who is connected, who waits for work or for news. A restart loses nothing
+//! of weight: leases are adopted from the store, the rest comes back by itself.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kapell_dispatch::lease::BeatAnswer;
+use kapell_dispatch::{Held, LeaseTable, Order};
+use tokio::sync::{mpsc, watch};
+
+use crate::store::now_ms;
+use crate::store::writer::After;
+
+/// Orders that wait for a worker's stream; the rest is repeated with the next beat.
+const ORDERS_MAX: usize = 256;
+
+/// What is pushed to a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Push {
+    /// The answer to a beat, with what came up.
+    Answer(Vec<(Held, Order)>, bool),
+    Order(Held, Order, String),
+    Drain,
+}
+
+#[derive(Default)]
+struct Inner {
+    table: LeaseTable,
+    workers: HashMap<String, LiveWorker>,
+    /// Trials that came back to the queue, and when.
+    returned: HashMap<i64, Duration>,
+    draining: HashSet<String>,
+}
+
+struct LiveWorker {
+    heard: Duration,
+    heard_ms: i64,
+    orders: Option<mpsc::Sender<Push>>,
+}
+
+pub(crate) struct Live {
+    epoch: Instant,
+    pub(crate) lease: Duration,
+    inner: Mutex<Inner>,
+    queue: watch::Sender<u64>,
+    told: watch::Sender<i64>,
+    closing: watch::Sender<bool>,
+}
+
+impl Live {
+    pub(crate) fn new(lease: Duration) -> Self {
+        let inner = Inner { table: LeaseTable::new(lease), ..Inner::default() };
+        Self {
+            epoch: Instant::now(),
+            lease,
+            inner: Mutex::new(inner),
+            queue: watch::Sender::new(0),
+            told: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// The coordinator's monotonic clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what a commit wants done, in order.
+    pub(crate) fn apply(&self, after: Vec<After>) {
+        if after.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut wake = false;
+        let mut newest = None;
+        let mut inner = self.inner();
+        for effect in after {
+            match effect {
+                After::Granted { held, worker, study } => {
+                    inner.returned.remove(&held.trial);
+                    inner.table.grant(now, held, &worker, study);
+                }
+                After::Ended { held } => drop(inner.table.drop_lease(held)),
+                After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
+                After::Unwish { held } => inner.table.wish(held, None),
+                After::Returned { trial } => drop(inner.returned.insert(trial, now)),
+                After::Drain { worker } => inner.drain(worker),
+                After::Wake => wake = true,
+                After::Told { seq } => newest = Some(seq),
+            }
+        }
+        drop(inner);
+        if wake {
+            self.wake();
+        }
+        if let Some(seq) = newest {
+            self.told.send_replace(seq);
+        }
+    }
+
+    /// Has every waiting worker look at the queue.
+    pub(crate) fn wake(&self) {
+        self.queue.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Changes when there may be something to lease.
+    pub(crate) fn queue(&self) -> watch::Receiver<u64> {
+        self.queue.subscribe()
+    }
+
+    /// The newest event's number; changes with every commit that tells something.
+    pub(crate) fn told(&self) -> watch::Receiver<i64> {
+        self.told.subscribe()
+    }
+
+    /// Becomes true when the coordinator ends.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Notes that a worker has been heard of.
+    pub(crate) fn heard(&self, worker: &str) {
+        let now = self.now();
+        let mut inner = self.inner();
+        let entry = inner.workers.entry(worker.to_owned()).or_insert(LiveWorker {
+            heard: now,
+            heard_ms: 0,
+            orders: None,
+        });
+        entry.heard = now;
+        entry.heard_ms = now_ms();
+    }
+
+    /// A new process has registered as `worker`: earlier wishes are void.
+    pub(crate) fn registered(&self, worker: &str) {
+        self.heard(worker);
+        let mut inner = self.inner();
+        inner.draining.remove(worker);
+        drop(inner);
+        self.wake();
+    }
+
+    /// Opens the channel on which `worker` is pushed its orders. The newest stream gets them.
+    pub(crate) fn attach(&self, worker: &str) -> mpsc::Receiver<Push> {
+        self.heard(worker);
+        let (orders, pushed) = mpsc::channel(ORDERS_MAX);
+        if let Some(entry) = self.inner().workers.get_mut(worker) {
+            entry.orders = Some(orders);
+        }
+        pushed
+    }
+
+    /// Renews leases, and says what the worker should know.
+    pub(crate) fn beat(&self, worker: &str, held: &[Held]) -> (BeatAnswer, bool) {
+        self.heard(worker);
+        let now = self.now();
+        let mut inner = self.inner();
+        let answer = inner.table.beat(now, worker, held);
+        let drain = inner.draining.contains(worker);
+        (answer, drain)
+    }
+
+    /// Takes an attempt over from an earlier process.
+    pub(crate) fn adopt(&self, held: Held, worker: &str, study: i64, grace: Duration, wish: Option<Order>) {
+        let now = self.now();
+        let mut inner = self.inner();
+        inner.table.adopt(now, held, worker, study, grace);
+        inner.table.wish(held, wish);
+    }
+
+    /// The leases that have run out, with their workers.
+    pub(crate) fn expired(&self) -> Vec<(Held, String)> {
+        let now = self.now();
+        let mut inner = self.inner();
+        let out = inner.table.expired(now);
+        out.into_iter()
+            .map(|held| (held, inner.table.get(held).map(|l| l.worker.clone()).unwrap_or_default()))
+            .collect()
+    }
+
+    /// How long a trial has waited since it came back to the queue; for ever, if it is not known to have.
+    pub(crate) fn waited(&self, trial: i64) -> Duration {
+        let now = self.now();
+        self.inner().returned.get(&trial).map_or(Duration::MAX, |at| now.saturating_sub(*at))
+    }
+
+    /// Is a worker other than this one connected?
+    pub(crate) fn others(&self, worker: &str) -> bool {
+        let now = self.now();
+        let inner = self.inner();
+        inner.workers.iter().any(|(name, w)| name != worker && now.saturating_sub(w.heard) < self.lease)
+    }
+
+    /// When a worker was last heard of (wall clock), and whether that is so long ago that it counts as gone.
+    pub(crate) fn seen(&self, worker: &str) -> Option<(i64, bool)> {
+        let now = self.now();
+        let inner = self.inner();
+        let worker = inner.workers.get(worker)?;
+        Some((worker.heard_ms, now.saturating_sub(worker.heard) >= self.lease))
+    }
+
+    /// Everybody who was heard of, and when (wall clock).
+    pub(crate) fn all_seen(&self) -> Vec<(String, i64)> {
+        self.inner().workers.iter().map(|(name, w)| (name.clone(), w.heard_ms)).collect()
+    }
+
+    /// Forgets who has not been heard of for a day, so that the map does not grow for ever.
+    pub(crate) fn prune(&self) {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let now = self.now();
+        let mut inner = self.inner();
+        inner.workers.retain(|_, w| now.saturating_sub(w.heard) < DAY);
+        inner.returned.retain(|_, at| now.saturating_sub(*at) < DAY);
+    }
+}
+
+impl Inner {
+    /// Repeated with every beat where there is a lease; a canceled attempt has none any more, and a worker that
+    /// misses its order is told to forget the attempt with the next beat.
+    fn order(&mut self, held: Held, worker: &str, order: Order, reason: String) {
+        self.table.wish(held, Some(order));
+        self.push(worker, Push::Order(held, order, reason));
+    }
+
+    fn drain(&mut self, worker: String) {
+        self.push(&worker, Push::Drain);
+        self.draining.insert(worker);
+    }
+
+    /// A full or broken channel is no loss: the next beat is answered with the same.
+    fn push(&mut self, worker: &str, push: Push) {
+        if let Some(orders) = self.workers.get(worker).and_then(|w| w.orders.as_ref()) {
+            drop(orders.try_send(push));
+        }
+    }
+}

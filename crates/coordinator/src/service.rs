@@ -1,0 +1,110 @@
+//! The wire: gRPC services over the store, the blobs and what lives in memory.
+
+mod blob;
+mod heartbeat;
+mod study;
+mod wire;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kapell_rpc::v1::blob_service_server::BlobServiceServer;
+use kapell_rpc::v1::study_service_server::StudyServiceServer;
+use kapell_rpc::v1::worker_service_server::WorkerServiceServer;
+use kapell_rpc::{REASON_KEY, reason};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+use crate::blobs::Blobs;
+use crate::live::Live;
+use crate::start::Config;
+use crate::store::{Store, StoreError};
+
+/// The longest request: a chunk of a blob, a study file or an attempt's log, with room.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// The longest answer: the measurements of one trial.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+const STREAMS_MAX: u32 = 1024;
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// What every service has.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) live: Arc<Live>,
+    pub(crate) blobs: Blobs,
+    pub(crate) config: Arc<Config>,
+}
+
+/// Serves on a listener until the coordinator closes.
+pub(crate) fn serve(
+    shared: Shared,
+    listener: TcpListener,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let mut closing = shared.live.closing();
+    let studies = StudyServiceServer::new(study::Studies(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let workers = WorkerServiceServer::new(worker::Workers(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let blobs = BlobServiceServer::new(blob::BlobCalls(shared))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .initial_stream_window_size(Some(WINDOW_BYTES))
+        .initial_connection_window_size(Some(4 * WINDOW_BYTES))
+        .tcp_nodelay(true)
+        .add_service(studies)
+        .add_service(workers)
+        .add_service(blobs);
+    let closed = async move {
+        // An error means that the coordinator is gone altogether.
+        drop(closing.wait_for(|closing| *closing).await);
+    };
+    tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed))
+}
+
+/// A status with its reason where machines look for it.
+pub(crate) fn refuse(reason: &'static str, message: impl Into<String>) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(REASON_KEY, MetadataValue::from_static(reason));
+    Status::with_metadata(reason::code(reason), message, metadata)
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(refusal) => refuse(refusal.reason, refusal.message),
+            StoreError::DiskFull => refuse(reason::DISK_FULL, error.to_string()),
+            StoreError::Closed => refuse(reason::SHUTTING_DOWN, error.to_string()),
+            StoreError::Failed(_) => refuse(reason::STORE_FAILED, error.to_string()),
+            StoreError::Sql(sqlx::Error::PoolClosed) => {
+                refuse(reason::SHUTTING_DOWN, "the coordinator is ending")
+            }
+            StoreError::Corrupt(_) | StoreError::Sql(_) | StoreError::File(_) => {
+                tracing::error!(%error, "a call failed");
+                refuse(reason::INTERNAL, error.to_string())
+            }
+        }
+    }
+}
+
+/// A request that lacks something.
+pub(crate) fn bad_request(what: impl Into<String>) -> Status {
+    refuse(reason::BAD_REQUEST, what)
+}
+
+/// The stream has ended, or broken on the other side.
+pub(crate) fn is_gone(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable)
+}

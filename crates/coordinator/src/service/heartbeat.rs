@@ -1,0 +1,126 @@
+//! The heartbeat channel: every beat renews leases and is answered; orders are pushed as they arise.
+
+use std::pin::Pin;
+
+use kapell_dispatch::{Held, Order};
+use kapell_rpc::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Response, Status, Streaming};
+
+use super::{Shared, bad_request, is_gone};
+use crate::live::Push;
+use crate::store::{upkeep, workers};
+
+/// Answers that wait to be sent.
+const ANSWERS_MAX: usize = 64;
+
+pub(crate) type OrderStream = Pin<Box<dyn Stream<Item = Result<v1::Orders, Status>> + Send>>;
+
+/// Opens the channel. The first beat says whose it is, and must be of a worker that is known.
+pub(crate) async fn open(
+    shared: Shared,
+    mut beats: Streaming<v1::Beat>,
+) -> Result<Response<OrderStream>, Status> {
+    // The answer's head must go out before the first beat has come: a client may wait for it.
+    let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+    tokio::spawn(async move {
+        let result = serve(&shared, &mut beats, &answers).await;
+        match result {
+            Ok(()) => {}
+            Err(status) if is_gone(&status) => {}
+            // Who has gone does not hear it.
+            Err(status) => drop(answers.send(Err(status)).await),
+        }
+    });
+    Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+}
+
+async fn serve(
+    shared: &Shared,
+    beats: &mut Streaming<v1::Beat>,
+    answers: &mpsc::Sender<Result<v1::Orders, Status>>,
+) -> Result<(), Status> {
+    let Some(first) = beats.next().await.transpose()? else { return Ok(()) };
+    let (worker, incarnation) = (first.worker.clone(), first.incarnation.clone());
+    known(shared, &worker, &incarnation).await?;
+    let mut pushed = shared.live.attach(&worker);
+    let mut closing = shared.live.closing();
+    let mut next = Some(first);
+    loop {
+        let orders = match next.take() {
+            Some(beat) => {
+                if beat.worker != worker || beat.incarnation != incarnation {
+                    return Err(bad_request("a heartbeat channel is one worker's"));
+                }
+                known(shared, &worker, &incarnation).await?;
+                answer(shared, beat).await?
+            }
+            None => tokio::select! {
+                beat = beats.next() => match beat {
+                    Some(beat) => {
+                        next = Some(beat?);
+                        continue;
+                    }
+                    None => return Ok(()),
+                },
+                push = pushed.recv() => match push {
+                    Some(push) => orders(push),
+                    // A newer channel of this worker has taken over.
+                    None => return Ok(()),
+                },
+                _ = closing.wait_for(|closing| *closing) => return Ok(()),
+            },
+        };
+        if answers.send(Ok(orders)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// A worker whose name another process has taken is told so with its next beat.
+async fn known(shared: &Shared, worker: &str, incarnation: &str) -> Result<(), Status> {
+    let mut conn = shared.store.readers.acquire().await.map_err(crate::store::StoreError::from)?;
+    workers::known(&mut conn, worker, incarnation).await?;
+    Ok(())
+}
+
+async fn answer(shared: &Shared, beat: v1::Beat) -> Result<v1::Orders, Status> {
+    let held: Vec<Held> = beat.held.iter().map(|h| Held { trial: h.trial_id, attempt: h.attempt }).collect();
+    let (answer, drain) = shared.live.beat(&beat.worker, &held);
+    if !answer.heard.is_empty() {
+        let heard = answer.heard;
+        shared.store.writer.write(move |tx| Box::pin(async move { upkeep::heard(tx, &heard).await })).await?;
+    }
+    Ok(orders(Push::Answer(answer.orders, drain && !beat.draining)))
+}
+
+fn orders(push: Push) -> v1::Orders {
+    let orders = match push {
+        Push::Answer(orders, drain) => {
+            let orders = orders.into_iter().map(|(held, order)| wire_order(held, order, String::new()));
+            orders.chain(drain.then(drain_order)).collect()
+        }
+        Push::Order(held, order, reason) => vec![wire_order(held, order, reason)],
+        Push::Drain => vec![drain_order()],
+    };
+    v1::Orders { orders }
+}
+
+fn wire_order(held: Held, order: Order, reason: String) -> v1::Order {
+    use v1::order::What;
+    let stop = v1::Stop { reason };
+    let what = match order {
+        Order::Cancel => What::Cancel(stop),
+        Order::Pause => What::Pause(stop),
+        Order::Prune => What::Prune(stop),
+        Order::Forget => What::Forget(stop),
+    };
+    v1::Order { trial_id: held.trial, attempt: held.attempt, what: Some(what) }
+}
+
+fn drain_order() -> v1::Order {
+    let stop = v1::Stop { reason: "the worker is drained".to_owned() };
+    v1::Order { trial_id: 0, attempt: 0, what: Some(v1::order::What::Drain(stop)) }
+}

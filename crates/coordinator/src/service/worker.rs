@@ -1,0 +1,238 @@
+//! What workers say. Every write carries (trial, attempt), and is refused if the attempt does not hold the trial.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use kapell_dispatch::{Held, Outcome};
+use kapell_rpc::v1::worker_service_server::WorkerService;
+use kapell_rpc::{PROTOCOL_VERSION, convert, reason, v1};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Shared, bad_request, heartbeat, refuse, wire};
+use crate::data_dir::free_bytes;
+use crate::store::lease::{self, Ask};
+use crate::store::report::{self, Finish, NewCheckpoint, Reported};
+use crate::store::workers::{self, NewWorker, Numerics};
+
+/// The longest that a call for work waits.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a worker waits at least where the queue cannot be used (no space left).
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+pub(crate) struct Workers(pub(crate) Shared);
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let new = new_worker(request.into_inner())?;
+        let name = new.name.clone();
+        self.0
+            .store
+            .writer
+            .write(move |tx| Box::pin(async move { workers::register(tx, &new).await }))
+            .await?;
+        self.0.live.registered(&name);
+        Ok(Response::new(v1::RegisterResponse {
+            heartbeat_ms: millis(self.0.config.heartbeat),
+            lease_ms: millis(self.0.config.lease),
+            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
+        let request = request.into_inner();
+        let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
+        let ask = Ask {
+            worker: request.worker,
+            incarnation: request.incarnation,
+            request_id: request.request_id,
+            max_works: request.max_works.max(1),
+            max_mates: request.max_mates.max(1),
+        };
+        self.0.live.heard(&ask.worker);
+        let works = self.wait_for_work(ask, wait).await?;
+        Ok(Response::new(v1::LeaseResponse { works }))
+    }
+
+    type HeartbeatStream = Pin<Box<dyn Stream<Item = Result<v1::Orders, Status>> + Send>>;
+
+    async fn heartbeat(
+        &self,
+        request: Request<Streaming<v1::Beat>>,
+    ) -> Result<Response<Self::HeartbeatStream>, Status> {
+        heartbeat::open(self.0.clone(), request.into_inner()).await
+    }
+
+    async fn report(
+        &self,
+        request: Request<v1::ReportRequest>,
+    ) -> Result<Response<v1::ReportResponse>, Status> {
+        let request = request.into_inner();
+        let held = Held { trial: request.trial_id, attempt: request.attempt };
+        let rows: Vec<_> = request.measurements.into_iter().map(wire::measurement_from_wire).collect();
+        let done = self
+            .0
+            .store
+            .writer
+            .write(move |tx| Box::pin(async move { report::report(tx, held, &rows).await }))
+            .await?;
+        match done {
+            Reported::Taken(last_epoch) => Ok(Response::new(v1::ReportResponse { last_epoch })),
+            Reported::NotFinite(why) => Err(refuse(reason::NOT_FINITE, why)),
+        }
+    }
+
+    async fn record_checkpoint(
+        &self,
+        request: Request<v1::RecordCheckpointRequest>,
+    ) -> Result<Response<v1::RecordCheckpointResponse>, Status> {
+        let request = request.into_inner();
+        let held = Held { trial: request.trial_id, attempt: request.attempt };
+        let new = self.checkpoints(request.best, request.last).await?;
+        self.0
+            .store
+            .writer
+            .write(move |tx| Box::pin(async move { report::record(tx, held, &new).await }))
+            .await?;
+        Ok(Response::new(v1::RecordCheckpointResponse {}))
+    }
+
+    async fn finish(
+        &self,
+        request: Request<v1::FinishRequest>,
+    ) -> Result<Response<v1::FinishResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = Outcome::parse(convert::outcome_name(request.outcome()))
+            .ok_or_else(|| bad_request("a finish needs an outcome"))?;
+        let finish = Finish {
+            held: Held { trial: request.trial_id, attempt: request.attempt },
+            outcome,
+            reason: request.reason,
+            last: request.r#final,
+            seconds: request.seconds,
+            log_tail: request.log_tail,
+            checkpoints: self.checkpoints(request.best, request.last).await?,
+        };
+        let state = self
+            .0
+            .store
+            .writer
+            .write(move |tx| Box::pin(async move { report::finish(tx, &finish).await }))
+            .await?;
+        let state = convert::trial_state_from_name(state.name()).unwrap_or_default();
+        Ok(Response::new(v1::FinishResponse { state: state.into() }))
+    }
+}
+
+impl Workers {
+    /// Asks the queue, and again whenever something has come into it, until there is work or the time is over.
+    async fn wait_for_work(&self, ask: Ask, wait: Duration) -> Result<Vec<v1::Work>, Status> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let (mut queue, mut closing) = (self.0.live.queue(), self.0.live.closing());
+        loop {
+            queue.mark_unchanged();
+            let pause = if self.space_is_low() {
+                BACK_OFF
+            } else {
+                let ask = ask.clone();
+                let leased = self
+                    .0
+                    .store
+                    .writer
+                    .write(move |tx| Box::pin(async move { lease::lease(tx, &ask).await }))
+                    .await?;
+                if !leased.is_empty() {
+                    return leased.into_iter().map(|l| wire::work(l).map_err(Into::into)).collect();
+                }
+                // A trial that is kept for another worker is offered to this one later, without a wake.
+                BACK_OFF * 2
+            };
+            let again = (tokio::time::Instant::now() + pause).min(deadline);
+            tokio::select! {
+                _ = queue.changed() => {}
+                () = tokio::time::sleep_until(again) => {}
+                _ = closing.wait_for(|closing| *closing) => return Ok(Vec::new()),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    /// Leasing stops while there is little space left; what runs goes on.
+    fn space_is_low(&self) -> bool {
+        let config = &self.0.config;
+        match free_bytes(&config.data_dir) {
+            Ok(free) if free < config.min_free_bytes => {
+                tracing::warn!(
+                    free,
+                    min_free = config.min_free_bytes,
+                    "too little disk space: nothing is leased"
+                );
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how much disk space is left");
+                false
+            }
+        }
+    }
+
+    /// Checkpoints as a worker announces them, with their manifests read and checked.
+    async fn checkpoints(
+        &self,
+        best: Option<v1::Checkpoint>,
+        last: Option<v1::Checkpoint>,
+    ) -> Result<Vec<NewCheckpoint>, Status> {
+        let mut new = Vec::new();
+        for (role, checkpoint) in [("best", best), ("last", last)] {
+            let Some(c) = checkpoint else { continue };
+            let manifest = self.0.blobs.manifest(&c.digest).await?;
+            for file in &manifest.files {
+                // Spared by the sweep until the checkpoint refers to it.
+                self.0.blobs.stat(&file.digest).await?;
+            }
+            let val_loss = c.val_loss.is_finite().then_some(c.val_loss);
+            new.push(NewCheckpoint { role, digest: c.digest, epoch: c.epoch, val_loss, manifest });
+        }
+        Ok(new)
+    }
+}
+
+fn new_worker(request: v1::RegisterRequest) -> Result<NewWorker, Status> {
+    if request.protocol_version != PROTOCOL_VERSION {
+        let text = format!(
+            "the worker speaks protocol version {}, the coordinator {PROTOCOL_VERSION}: use the same release",
+            request.protocol_version
+        );
+        return Err(refuse(reason::PROTOCOL_VERSION, text));
+    }
+    for (field, value) in [("name", &request.name), ("incarnation", &request.incarnation)] {
+        if value.is_empty() || value.len() > 256 || value.contains(',') {
+            return Err(bad_request(format!("a worker's {field} has 1 to 256 bytes and no comma")));
+        }
+    }
+    let numerics = request.numerics.ok_or_else(|| bad_request("a worker says what numerics it has"))?;
+    Ok(NewWorker {
+        name: request.name,
+        incarnation: request.incarnation,
+        host: request.host,
+        devices: request.devices.into_iter().map(wire::device_from_wire).collect(),
+        slots: request.slots.max(1),
+        study: Some(request.study).filter(|s| !s.is_empty()),
+        numerics: Numerics {
+            program_version: numerics.program_version,
+            kind: numerics.kind,
+            dtype: numerics.dtype,
+        },
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,261 @@
+//! The queue: a worker asks, and gets trials under leases. Every look-up is by an index, so that the cost of a
+//! lease does not depend on the number of trials.
+
+use std::time::Duration;
+
+use kapell_dispatch::queue::{Candidate, Share, choose, next_study};
+use kapell_dispatch::{Held, TrialEvent};
+use kapell_rpc::reason;
+use serde_json::json;
+use sqlx::FromRow;
+
+use super::rows::CheckpointRow;
+use super::trials;
+use super::workers::{self, WorkerRow};
+use super::writer::After;
+use super::{Refusal, StoreError, Tx, events};
+
+/// How long a trial that came back from a worker is kept for another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Works that one request gets at most, and answers remembered for a worker.
+const WORKS_MAX: u32 = 64;
+const ANSWERS_KEPT: i64 = 64;
+
+/// A request for work.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) worker: String,
+    pub(crate) incarnation: String,
+    pub(crate) request_id: String,
+    /// Free slots.
+    pub(crate) max_works: u32,
+    /// Trials of one shape that a slot takes at once.
+    pub(crate) max_mates: u32,
+}
+
+/// A trial under a lease, with what its worker needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Leased {
+    pub(crate) held: Held,
+    pub(crate) row: LeasedRow,
+    pub(crate) resume: Option<CheckpointRow>,
+    pub(crate) best: Option<CheckpointRow>,
+    pub(crate) spec: std::sync::Arc<kapell_search::StudySpec>,
+}
+
+#[derive(Debug, Clone, FromRow)]
+pub(crate) struct LeasedRow {
+    pub(crate) study: i64,
+    pub(crate) study_name: String,
+    pub(crate) number: u32,
+    pub(crate) config: String,
+    pub(crate) replicate: u32,
+    pub(crate) corpus_digest: String,
+    pub(crate) shape_key: String,
+}
+
+/// Leases up to `max_works` slots full of trials; none, if there is nothing for this worker. The same request id
+/// gets the same answer, less what it does not hold any more.
+pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreError> {
+    let worker = workers::known(&mut tx.conn, &ask.worker, &ask.incarnation).await?;
+    if let Some(answer) = super::query::answer(&mut tx.conn, "lease", &ask.worker, &ask.request_id).await? {
+        return again(tx, &answer).await;
+    }
+    if worker.state != "ready" {
+        return Ok(Vec::new());
+    }
+    let mut held = Vec::new();
+    for _ in 0..ask.max_works.min(WORKS_MAX) {
+        let Some((study, first)) = pick(tx, &worker).await? else { break };
+        held.push(start(tx, first, &worker, &ask.incarnation).await?);
+        for mate in mates(tx, study, first, ask.max_mates).await? {
+            held.push(start(tx, mate, &worker, &ask.incarnation).await?);
+        }
+    }
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    remember(tx, ask, &held).await?;
+    let mut works = Vec::new();
+    for held in held {
+        works.push(load(tx, held).await?);
+    }
+    Ok(works)
+}
+
+/// The answer to a request that was answered before.
+async fn again(tx: &mut Tx, answer: &str) -> Result<Vec<Leased>, StoreError> {
+    let held: Vec<(i64, u32)> = serde_json::from_str(answer)
+        .map_err(|e| StoreError::Corrupt(format!("the answer to a lease: {e}")))?;
+    let mut works = Vec::new();
+    for (trial, attempt) in held {
+        let held = Held { trial, attempt };
+        if trials::load_held(tx, held).await.is_ok() {
+            works.push(load(tx, held).await?);
+        }
+    }
+    Ok(works)
+}
+
+async fn remember(tx: &mut Tx, ask: &Ask, held: &[Held]) -> Result<(), StoreError> {
+    let answer = json!(held.iter().map(|h| (h.trial, h.attempt)).collect::<Vec<_>>()).to_string();
+    super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer).await?;
+    let prune = "DELETE FROM requests WHERE kind = 'lease' AND scope = ?1 AND rowid <= (
+                     SELECT rowid FROM requests WHERE kind = 'lease' AND scope = ?1
+                     ORDER BY rowid DESC LIMIT 1 OFFSET ?2)";
+    sqlx::query(prune).bind(&ask.worker).bind(ANSWERS_KEPT).execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// The next trial for a worker: of the study furthest below its share, the first in the queue that suits.
+async fn pick(tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, StoreError> {
+    let mut shares = shares(tx, worker).await?;
+    let others = tx.live.others(&worker.name);
+    while let Some(share) = next_study(&shares) {
+        let candidates = candidates(tx, share.study, &worker.name).await?;
+        if let Some(chosen) = choose(&candidates, &worker.name, others, PATIENCE) {
+            return Ok(Some((share.study, chosen.trial)));
+        }
+        shares.retain(|s| s.study != share.study);
+    }
+    Ok(None)
+}
+
+/// The active studies with something in the queue that this worker may serve.
+async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreError> {
+    let sql = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
+               FROM studies s
+               JOIN study_counts q ON q.study = s.id AND q.state = 'QUEUED' AND q.n > 0
+               LEFT JOIN study_counts r ON r.study = s.id AND r.state = 'RUNNING'
+               WHERE s.state = 'ACTIVE' AND (?1 IS NULL OR s.name = ?1 OR s.uuid = ?1)";
+    let rows: Vec<(i64, f64, Option<String>, i64)> =
+        sqlx::query_as(sql).bind(worker.study.as_deref()).fetch_all(&mut tx.conn).await?;
+    let devices = worker.devices();
+    let suits =
+        |device: &Option<String>| device.as_ref().is_none_or(|kind| devices.iter().any(|d| d.kind == *kind));
+    Ok(rows
+        .into_iter()
+        .filter(|r| suits(&r.2))
+        .map(|(study, weight, _, running)| Share {
+            study,
+            weight,
+            running: u64::try_from(running).unwrap_or(0),
+        })
+        .collect())
+}
+
+/// The first of the queue that did not come back from this worker, and the first that did.
+async fn candidates(tx: &mut Tx, study: i64, worker: &str) -> Result<Vec<Candidate>, StoreError> {
+    let fresh =
+        "SELECT id, avoid_worker FROM trials WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2
+                 ORDER BY number LIMIT 1";
+    let back =
+        "SELECT id, avoid_worker FROM trials WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS ?2
+                ORDER BY number LIMIT 1";
+    let mut found = Vec::new();
+    for sql in [fresh, back] {
+        let row: Option<(i64, Option<String>)> =
+            sqlx::query_as(sql).bind(study).bind(worker).fetch_optional(&mut tx.conn).await?;
+        if let Some((trial, avoid)) = row {
+            found.push(Candidate { trial, avoid, waited: tx.live.waited(trial) });
+            if sql == fresh {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Queued trials of the same shape as `first`, to fill its slot.
+async fn mates(tx: &mut Tx, study: i64, first: i64, max_mates: u32) -> Result<Vec<i64>, StoreError> {
+    if max_mates <= 1 {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT id FROM trials WHERE study = ?1 AND state = 'QUEUED'
+                   AND shape_key = (SELECT shape_key FROM trials WHERE id = ?2)
+               ORDER BY number LIMIT ?3";
+    Ok(sqlx::query_scalar(sql)
+        .bind(study)
+        .bind(first)
+        .bind(max_mates.min(WORKS_MAX) - 1)
+        .fetch_all(&mut tx.conn)
+        .await?)
+}
+
+/// Starts an attempt at the trial's last checkpoint. What older attempts measured beyond it is superseded.
+async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -> Result<Held, StoreError> {
+    let trial = trials::load(tx, trial)
+        .await?
+        .ok_or_else(|| StoreError::Corrupt(format!("trial {trial} left the queue under a transaction")))?;
+    let state = trials::step(tx, &trial, TrialEvent::Lease, "").await?;
+    let Some(attempt) = state.attempt() else {
+        return Err(StoreError::Corrupt(format!("a lease left trial {} {}", trial.name(), state.name())));
+    };
+    let held = Held { trial: trial.id, attempt };
+    let last = super::report::checkpoint(&mut tx.conn, trial.id, "last").await?;
+    let start_epoch = last.as_ref().map_or(0, |c| c.epoch);
+    let sql =
+        "INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype,
+                   start_epoch, start_checkpoint, started_at_ms)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    sqlx::query(sql)
+        .bind(held.trial)
+        .bind(attempt)
+        .bind(&worker.name)
+        .bind(incarnation)
+        .bind(worker.device())
+        .bind(&worker.numerics.program_version)
+        .bind(&worker.numerics.kind)
+        .bind(&worker.numerics.dtype)
+        .bind(start_epoch)
+        .bind(last.as_ref().map(|c| c.digest.as_str()))
+        .bind(tx.at_ms)
+        .execute(&mut tx.conn)
+        .await?;
+    if trial.epochs > start_epoch {
+        supersede(tx, held, trial.study, start_epoch).await?;
+    }
+    let fields = json!({"worker": worker.name, "start_epoch": start_epoch});
+    events::write(tx, trial.study, "trial.started", (trial.number, attempt), &fields).await?;
+    tx.after.push(After::Granted { held, worker: worker.name.clone(), study: trial.study });
+    Ok(held)
+}
+
+/// Takes the trial's curve back to the epoch that a new attempt starts at.
+async fn supersede(tx: &mut Tx, held: Held, study: i64, start_epoch: u32) -> Result<(), StoreError> {
+    for sql in [
+        "UPDATE measurements SET superseded = 1 WHERE trial = ?1 AND superseded = 0 AND epoch > ?2",
+        "DELETE FROM checkpoints WHERE trial = ?1 AND role = 'best' AND epoch > ?2",
+    ] {
+        sqlx::query(sql).bind(held.trial).bind(start_epoch).execute(&mut tx.conn).await?;
+    }
+    let spec = tx.spec(study).await?;
+    let curve: Vec<(u32, f64, f64, String)> = sqlx::query_as(
+        "SELECT epoch, train_loss, val_loss, weights_digest FROM measurements
+         WHERE trial = ? AND superseded = 0 ORDER BY epoch",
+    )
+    .bind(held.trial)
+    .fetch_all(&mut tx.conn)
+    .await?;
+    let mut summary = super::report::Summary::default();
+    for (epoch, train_loss, val_loss, weights_digest) in curve {
+        summary.add(&spec.objective, epoch, train_loss, val_loss, weights_digest);
+    }
+    super::report::save_summary(tx, held, &summary).await
+}
+
+async fn load(tx: &mut Tx, held: Held) -> Result<Leased, StoreError> {
+    let sql =
+        "SELECT t.study, s.name AS study_name, t.number, t.config, t.replicate, s.corpus_digest, t.shape_key
+               FROM trials t JOIN studies s ON s.id = t.study
+               WHERE t.id = ? AND t.running_attempt = ?";
+    let row: Option<LeasedRow> =
+        sqlx::query_as(sql).bind(held.trial).bind(held.attempt).fetch_optional(&mut tx.conn).await?;
+    let row = row.ok_or_else(|| {
+        Refusal::new(reason::STALE_ATTEMPT, format!("attempt {} does not hold its trial", held.attempt))
+    })?;
+    let resume = super::report::checkpoint(&mut tx.conn, held.trial, "last").await?;
+    let best = super::report::checkpoint(&mut tx.conn, held.trial, "best").await?;
+    let spec = tx.spec(row.study).await?;
+    Ok(Leased { held, row, resume, best, spec })
+}

@@ -1,0 +1,90 @@
+//! Opens the database: version of SQLite, schema, the writer's connection and the readers'.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqlSafeStr, SqliteConnection};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::{Specs, Store, Writer};
+use crate::live::Live;
+
+/// Older versions can corrupt a database when the WAL is reset.
+const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+const READERS: u32 = 4;
+
+/// Every schema there ever was, oldest first.
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "first", include_str!("../../../../migrations/0001_first.sql"))];
+
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error("SQLite {found} is too old: {}.{}.{} or newer is needed", SQLITE_MIN.0, SQLITE_MIN.1, SQLITE_MIN.2)]
+    OldSqlite { found: String },
+    #[error("the database has schema {found}, and this program knows schema {known} at most")]
+    NewerSchema { found: i64, known: i64 },
+    #[error("the database's schema cannot be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the database cannot be opened: {0}")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Opens (or creates) the database at `path`. The receiver hears of the error after which the store is closed.
+pub(crate) async fn open(
+    path: &Path,
+    live: Arc<Live>,
+) -> Result<(Store, tokio::task::JoinHandle<()>, oneshot::Receiver<String>), OpenError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(10))
+        .statement_cache_capacity(512)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let mut conn = SqliteConnection::connect_with(&options).await?;
+    check_version(&mut conn).await?;
+    migrate(&mut conn).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .connect_with(options.create_if_missing(false).read_only(true))
+        .await?;
+    let specs = Specs::default();
+    let (fatal, failed) = oneshot::channel();
+    let (writer, task) = Writer::spawn(conn, specs.clone(), live, fatal);
+    Ok((Store { writer, readers, specs }, task, failed))
+}
+
+async fn check_version(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let found: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(conn).await?;
+    let mut parts = found.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    if (next(), next(), next()) < SQLITE_MIN {
+        return Err(OpenError::OldSqlite { found });
+    }
+    Ok(())
+}
+
+async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let known = MIGRATIONS.last().map_or(0, |m| m.0);
+    let has_any: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')")
+            .fetch_one(&mut *conn)
+            .await?;
+    if has_any {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
+        if let Some(found) = found.filter(|found| *found > known) {
+            return Err(OpenError::NewerSchema { found, known });
+        }
+    }
+    let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect()).run_direct(None, conn, false).await?;
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Workers: registered under a name by one process at a time, cordoned and drained by people.
+
+use kapell_dispatch::TrialEvent;
+use kapell_rpc::reason;
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, SqliteConnection};
+
+use super::error::not_found;
+use super::writer::After;
+use super::{Refusal, StoreError, Tx, trials};
+
+/// What a worker trains on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    pub(crate) memory_bytes: u64,
+}
+
+/// A worker's introduction.
+#[derive(Debug, Clone)]
+pub(crate) struct NewWorker {
+    pub(crate) name: String,
+    pub(crate) incarnation: String,
+    pub(crate) host: String,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) slots: u32,
+    pub(crate) study: Option<String>,
+    pub(crate) numerics: Numerics,
+}
+
+/// Equal numerics promise equal bytes.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, Deserialize)]
+pub(crate) struct Numerics {
+    pub(crate) program_version: String,
+    pub(crate) kind: String,
+    pub(crate) dtype: String,
+}
+
+/// A worker on record.
+#[derive(Debug, Clone, FromRow)]
+pub(crate) struct WorkerRow {
+    pub(crate) name: String,
+    pub(crate) incarnation: String,
+    pub(crate) host: String,
+    pub(crate) state: String,
+    devices: String,
+    pub(crate) slots: u32,
+    pub(crate) study: Option<String>,
+    #[sqlx(flatten)]
+    pub(crate) numerics: Numerics,
+    pub(crate) last_seen_ms: i64,
+}
+
+impl WorkerRow {
+    pub(crate) fn devices(&self) -> Vec<Device> {
+        serde_json::from_str(&self.devices).unwrap_or_default()
+    }
+
+    /// The kind of device that its trials run on: "cpu", "cuda".
+    pub(crate) fn device(&self) -> String {
+        self.devices().into_iter().next().map_or_else(|| "cpu".to_owned(), |d| d.kind)
+    }
+}
+
+/// Introduces a worker. The attempts of an earlier process of this name are lost at once.
+pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreError> {
+    let before = find(&mut tx.conn, &new.name).await?;
+    if before.is_some_and(|b| b.incarnation != new.incarnation) {
+        lose_all(tx, &new.name).await?;
+    }
+    let sql = "INSERT INTO workers (name, incarnation, host, state, devices, slots, study, program_version, kind,
+                   dtype, registered_at_ms, last_seen_ms)
+               VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)
+               ON CONFLICT (name) DO UPDATE SET incarnation = ?2, host = ?3, devices = ?4, slots = ?5, study = ?6,
+                   program_version = ?7, kind = ?8, dtype = ?9, last_seen_ms = ?10,
+                   state = CASE WHEN state = 'cordoned' THEN state ELSE 'ready' END";
+    sqlx::query(sql)
+        .bind(&new.name)
+        .bind(&new.incarnation)
+        .bind(&new.host)
+        .bind(serde_json::to_string(&new.devices).unwrap_or_else(|_| "[]".into()))
+        .bind(new.slots)
+        .bind(new.study.as_deref())
+        .bind(&new.numerics.program_version)
+        .bind(&new.numerics.kind)
+        .bind(&new.numerics.dtype)
+        .bind(tx.at_ms)
+        .execute(&mut tx.conn)
+        .await?;
+    tracing::info!(
+        worker = new.name,
+        incarnation = new.incarnation,
+        kind = new.numerics.kind,
+        "worker registered"
+    );
+    Ok(())
+}
+
+async fn lose_all(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
+    let sql = "SELECT trial, attempt FROM attempts WHERE worker = ? AND outcome IS NULL";
+    let held: Vec<(i64, u32)> = sqlx::query_as(sql).bind(worker).fetch_all(&mut tx.conn).await?;
+    for (trial, attempt) in held {
+        if let Some(trial) = trials::load(tx, trial).await? {
+            let why = format!("worker {worker} came back as a new process");
+            trials::step(tx, &trial, TrialEvent::Lose { attempt }, &why).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The worker of this name.
+pub(crate) async fn find(conn: &mut SqliteConnection, name: &str) -> Result<Option<WorkerRow>, StoreError> {
+    let sql = "SELECT name, incarnation, host, state, devices, slots, study, program_version, kind, dtype, last_seen_ms
+               FROM workers WHERE name = ?";
+    Ok(sqlx::query_as(sql).bind(name).fetch_optional(conn).await?)
+}
+
+/// The worker of this name and process, or the refusal that tells it what to do.
+pub(crate) async fn known(
+    conn: &mut SqliteConnection,
+    name: &str,
+    incarnation: &str,
+) -> Result<WorkerRow, StoreError> {
+    let Some(worker) = find(conn, name).await? else {
+        let text = format!("worker \"{name}\" is unknown here: register first");
+        return Err(Refusal::new(reason::UNKNOWN_WORKER, text).into());
+    };
+    if worker.incarnation != incarnation {
+        let text = format!("another process has registered as worker \"{name}\" since");
+        return Err(Refusal::new(reason::STALE_INCARNATION, text).into());
+    }
+    Ok(worker)
+}
+
+/// Every worker on record, by name.
+pub(crate) async fn list(conn: &mut SqliteConnection) -> Result<Vec<WorkerRow>, StoreError> {
+    let sql = "SELECT name, incarnation, host, state, devices, slots, study, program_version, kind, dtype, last_seen_ms
+               FROM workers ORDER BY name";
+    Ok(sqlx::query_as(sql).fetch_all(conn).await?)
+}
+
+/// STUDY/NUMBER of what a worker holds.
+pub(crate) async fn trials_of(conn: &mut SqliteConnection, worker: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT s.name || '/' || t.number FROM attempts a JOIN trials t ON t.id = a.trial
+               JOIN studies s ON s.id = t.study WHERE a.worker = ? AND a.outcome IS NULL ORDER BY a.trial";
+    Ok(sqlx::query_scalar(sql).bind(worker).fetch_all(conn).await?)
+}
+
+/// Sets a worker's state: 'ready', 'cordoned' or 'draining'.
+pub(crate) async fn control(tx: &mut Tx, name: &str, state: &'static str) -> Result<(), StoreError> {
+    let done = sqlx::query("UPDATE workers SET state = ? WHERE name = ?")
+        .bind(state)
+        .bind(name)
+        .execute(&mut tx.conn)
+        .await?;
+    if done.rows_affected() != 1 {
+        return Err(not_found(format!("there is no worker \"{name}\"")));
+    }
+    match state {
+        "draining" => tx.after.push(After::Drain { worker: name.to_owned() }),
+        _ => tx.after.push(After::Wake),
+    }
+    tracing::info!(worker = name, state, "worker");
+    Ok(())
+}
+
+/// Notes when workers were last heard of.
+pub(crate) async fn seen(tx: &mut Tx, seen: &[(String, i64)]) -> Result<(), StoreError> {
+    for (worker, at_ms) in seen {
+        sqlx::query("UPDATE workers SET last_seen_ms = ?2 WHERE name = ?1 AND last_seen_ms < ?2")
+            .bind(worker)
+            .bind(at_ms)
+            .execute(&mut tx.conn)
+            .await?;
+    }
+    Ok(())
+}

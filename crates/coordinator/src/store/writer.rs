@@ -1,0 +1,222 @@
+//! The one writer: requests queue up, a batch of them shares a transaction and its fsync, each with a savepoint of
+//! its own so that a bad one fails alone. Answers go out after the commit, and so do its effects on the living.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kapell_dispatch::{Held, Order};
+use kapell_search::StudySpec;
+use sqlx::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Specs, StoreError, now_ms};
+use crate::live::Live;
+
+/// Requests that wait for the writer; more are told to come back.
+const QUEUE_MAX: usize = 4096;
+/// Requests that share a commit at most, and how long a batch may collect.
+const BATCH_MAX: usize = 256;
+const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// A future in a box, as a closure over a transaction gives it.
+pub(crate) type Boxed<'c, T> = Pin<Box<dyn Future<Output = T> + Send + 'c>>;
+
+/// What is done after a commit, to what lives only in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum After {
+    Granted {
+        held: Held,
+        worker: String,
+        study: i64,
+    },
+    Ended {
+        held: Held,
+    },
+    Order {
+        held: Held,
+        worker: String,
+        order: Order,
+        reason: String,
+    },
+    /// Take back what an attempt was asked to do.
+    Unwish {
+        held: Held,
+    },
+    /// There is something to lease.
+    Wake,
+    /// A trial came back to the queue from a worker that should rather not have it again.
+    Returned {
+        trial: i64,
+    },
+    /// The newest event.
+    Told {
+        seq: i64,
+    },
+    /// A worker is to be told to leave.
+    Drain {
+        worker: String,
+    },
+}
+
+/// A request's view of the transaction that it shares.
+pub(crate) struct Tx {
+    pub(crate) conn: SqliteConnection,
+    /// Wall-clock time of the request, for the record.
+    pub(crate) at_ms: i64,
+    pub(crate) after: Vec<After>,
+    pub(crate) specs: Specs,
+    pub(crate) live: Arc<Live>,
+}
+
+impl Tx {
+    /// The study file of a study.
+    pub(crate) async fn spec(&mut self, study: i64) -> Result<Arc<StudySpec>, StoreError> {
+        self.specs.get(&mut self.conn, study).await
+    }
+}
+
+/// Sends an answer, now that the commit's fate is known.
+type Settle = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// Runs a request. The first part says whether its savepoint stands, or that the batch is spoilt.
+type Job = Box<dyn for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, (Result<bool, StoreError>, Settle)> + Send>;
+
+/// A handle to the writer. The writer ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Writer {
+    /// Starts the writer on its connection. It reports on `fatal` the error after which it cannot go on.
+    pub(crate) fn spawn(
+        conn: SqliteConnection,
+        specs: Specs,
+        live: Arc<Live>,
+        fatal: oneshot::Sender<String>,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let tx = Tx { conn, at_ms: now_ms(), after: Vec::new(), specs, live };
+        let task = tokio::spawn(async move {
+            if let Err(error) = run(tx, queue).await {
+                tracing::error!(%error, "the store has failed");
+                // The receiver is gone only where nobody waits for the coordinator.
+                drop(fatal.send(error.to_string()));
+            }
+        });
+        (Self { jobs }, task)
+    }
+
+    /// Runs `f` in a savepoint, and gives its result once it is on disk.
+    ///
+    /// # Errors
+    /// What `f` gave (then nothing of it is on disk), or why the commit failed (likewise).
+    pub(crate) async fn write<T, F>(&self, f: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |tx| {
+            Box::pin(async move {
+                let result = f(tx).await;
+                let stands = match &result {
+                    Ok(_) => Ok(true),
+                    Err(error) if error.spoils_the_batch() => Err(error.share()),
+                    Err(_) => Ok(false),
+                };
+                let settle: Settle = Box::new(move |commit| {
+                    // Who asked may have gone; what is on disk stays so.
+                    drop(reply.send(match commit {
+                        Err(error) => Err(error),
+                        Ok(()) => result,
+                    }));
+                });
+                (stands, settle)
+            })
+        });
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
+    while let Some(first) = queue.recv().await {
+        let mut settles = Vec::new();
+        let outcome = batch(&mut tx, first, &mut queue, &mut settles).await;
+        let after = std::mem::take(&mut tx.after);
+        match outcome {
+            Ok(()) => {
+                tx.live.apply(after);
+                settles.into_iter().for_each(|settle| settle(Ok(())));
+            }
+            Err(error) => {
+                settles.into_iter().for_each(|settle| settle(Err(error.share())));
+                if !matches!(error, StoreError::DiskFull) {
+                    return Err(error);
+                }
+                // SQLite has rolled back by itself in some cases and not in others; both are fine.
+                drop(sqlx::query("ROLLBACK").execute(&mut tx.conn).await);
+                tracing::warn!("no space left on the disk of the database; nothing of this batch is written");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One transaction. `Err`: nothing of it is on disk, or (other than a full disk) nobody knows.
+async fn batch(
+    tx: &mut Tx,
+    first: Job,
+    queue: &mut mpsc::Receiver<Job>,
+    settles: &mut Vec<Settle>,
+) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    let mut next = Some(first);
+    let mut spoilt = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await.map(drop).map_err(Into::into);
+    while let Some(job) = next.take() {
+        let (stands, settle) = request(tx, job, &mut spoilt).await;
+        if let Some(settle) = settle {
+            settles.push(settle);
+        }
+        if spoilt.is_err() || !stands {
+            break;
+        }
+        if settles.len() < BATCH_MAX && begun.elapsed() < BATCH_TIME_MAX {
+            next = queue.try_recv().ok();
+        }
+    }
+    spoilt?;
+    sqlx::query("COMMIT").execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// One request in its savepoint. Gives false where the transaction can take no more.
+async fn request(tx: &mut Tx, job: Job, spoilt: &mut Result<(), StoreError>) -> (bool, Option<Settle>) {
+    tx.at_ms = now_ms();
+    let mark = tx.after.len();
+    if spoilt.is_ok() {
+        *spoilt = sqlx::query("SAVEPOINT request").execute(&mut tx.conn).await.map(drop).map_err(Into::into);
+    }
+    if spoilt.is_err() {
+        // Dropping the job closes its answer channel: the request is told that the store is closed.
+        return (false, None);
+    }
+    let (stands, settle) = job(tx).await;
+    let ended = match stands {
+        Ok(true) => "RELEASE request",
+        Ok(false) => {
+            tx.after.truncate(mark);
+            "ROLLBACK TO request; RELEASE request"
+        }
+        Err(error) => {
+            *spoilt = Err(error);
+            return (false, Some(settle));
+        }
+    };
+    if let Err(error) = sqlx::raw_sql(ended).execute(&mut tx.conn).await {
+        *spoilt = Err(error.into());
+    }
+    (spoilt.is_ok(), Some(settle))
+}

@@ -1,0 +1,177 @@
+//! Leases: idempotent, taken over, lost, kept over a restart.
+
+use std::time::Duration;
+
+use kapell_rpc::v1;
+use kapell_rpc::v1::{Outcome, TrialState};
+
+use crate::harness::{Hand, House, SPEC, reason, row};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_for_work_gets_the_same_answer() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let first = hand.lease("r1", 1).await.unwrap();
+    assert_eq!(hand.lease("r1", 1).await.unwrap(), first);
+    let second = hand.lease("r2", 1).await.unwrap();
+    assert_ne!(second[0].trial_id, first[0].trial_id);
+    assert_eq!(house.study().await.trials.unwrap().running, 2);
+    hand.finish(Hand::finish_request(&first[0], Outcome::Released)).await.unwrap();
+    assert_eq!(hand.lease("r1", 1).await.unwrap(), [], "what is not held any more is not given again");
+    let other = house.worker("other", "1").await;
+    assert_eq!(reason(&other.lease("r1", 1).await.unwrap_err()), "request-id-reused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_of_a_worker_frees_what_the_old_one_held() {
+    let house = House::open().await;
+    house.create().await;
+    let old = house.worker("w", "1").await;
+    let work = old.one("r1").await;
+    let new = house.worker("w", "2").await;
+    assert_eq!(house.state(1).await, TrialState::Queued);
+    assert_eq!(reason(&old.report(&work, &[row(1, 1.0)]).await.unwrap_err()), "stale-attempt");
+    assert_eq!(reason(&old.lease("r2", 1).await.unwrap_err()), "stale-incarnation");
+    let again = new.one("r3").await;
+    assert_eq!((again.trial_id, again.attempt), (work.trial_id, 2));
+    assert_eq!(house.trial(1).await.attempts[0].outcome(), Outcome::Lost);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_without_a_beat_runs_out_and_the_trial_goes_to_somebody_else() {
+    let house = House::with(|c| c.lease = Duration::from_millis(200)).await;
+    house.create_as("c", &SPEC.replace("[8, 16]", "[8]")).await.unwrap();
+    let silent = house.worker("silent", "1").await;
+    let work = silent.one("r1").await;
+    let other = house.worker("other", "1").await;
+    let taken = other.lease_for("r2", 1, 10_000).await.unwrap();
+    assert_eq!((taken[0].trial_id, taken[0].attempt), (work.trial_id, 2), "woken when the lease ran out");
+    let refused = silent.report(&work, &[row(1, 1.0)]).await.unwrap_err();
+    assert_eq!(reason(&refused), "stale-attempt");
+    let attempts = house.trial(1).await.attempts;
+    assert_eq!(attempts[0].outcome(), Outcome::Lost);
+    assert!(attempts[0].reason.contains("silent"), "{}", attempts[0].reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_keep_a_lease_alive_and_bring_the_order_to_stop() {
+    let house = House::with(|c| c.lease = Duration::from_millis(300)).await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let (beats, mut orders) = heart(&hand).await;
+    let held = vec![v1::Held { trial_id: work.trial_id, attempt: work.attempt }];
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(700) {
+        beats.send(beat(&hand, held.clone())).await.unwrap();
+        assert_eq!(orders.message().await.unwrap().unwrap().orders, [], "nothing to say");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(house.state(1).await, TrialState::Running);
+    house.studies().cancel_study(v1::StudyRef { study: "demo".into() }).await.unwrap();
+    let pushed = tokio::time::timeout(Duration::from_secs(2), orders.message()).await.unwrap();
+    let order = pushed.unwrap().unwrap().orders.remove(0);
+    assert_eq!((order.trial_id, order.attempt), (work.trial_id, work.attempt));
+    assert!(matches!(order.what, Some(v1::order::What::Cancel(_))), "{order:?}");
+    let done = hand.finish(Hand::finish_request(&work, Outcome::Canceled)).await.unwrap();
+    assert_eq!(done, TrialState::Canceled);
+    beats.send(beat(&hand, held)).await.unwrap();
+    let order = orders.message().await.unwrap().unwrap().orders.remove(0);
+    assert!(matches!(order.what, Some(v1::order::What::Forget(_))), "{order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_keeps_everything_and_lets_the_running_run() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    hand.report(&work, &[row(1, 2.0)]).await.unwrap();
+    let brief = |c: &mut kapell_coordinator::Config| {
+        c.lease = Duration::from_millis(100);
+        c.outage_grace = Duration::from_secs(60);
+    };
+    let house = house.restart(brief).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let hand = Hand { client: house.workers(), blobs: house.blobs(), ..hand };
+    assert_eq!(hand.report(&work, &[row(2, 1.5)]).await.unwrap(), 2, "within the grace");
+    assert_eq!(house.trial(1).await.measurements.len(), 2);
+
+    let house = house.restart(|c| c.outage_grace = Duration::ZERO).await;
+    let hand = Hand { client: house.workers(), blobs: house.blobs(), ..hand };
+    assert_eq!(hand.lease("r1", 1).await.unwrap(), [work], "the same request after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_beats_after_a_restart_and_the_grace_is_over() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let brief = |c: &mut kapell_coordinator::Config| {
+        c.lease = Duration::from_millis(100);
+        c.outage_grace = Duration::from_millis(100);
+    };
+    let house = house.restart(brief).await;
+    let other = house.worker("other", "1").await;
+    let mut taken = other.lease_for("r2", 2, 0).await.unwrap();
+    while taken.iter().all(|w| w.trial_id != work.trial_id) {
+        taken = other.lease_for(&format!("r{}", taken.len() + 3), 1, 5_000).await.unwrap();
+    }
+    assert_eq!(house.trial(1).await.attempts[0].outcome(), Outcome::Lost);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_of_another_protocol_or_an_unknown_one_is_told_what_to_do() {
+    let house = House::open().await;
+    let hand = house.worker("w", "1").await;
+    let refused = hand.register(99).await.unwrap_err();
+    assert_eq!(reason(&refused), "protocol-version");
+    assert!(refused.message().contains("99"), "{}", refused.message());
+    let stranger = Hand { name: "stranger".into(), ..hand };
+    assert_eq!(reason(&stranger.lease("r", 1).await.unwrap_err()), "unknown-worker");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_study_leases_nothing_and_its_running_trials_pause() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let study = || v1::StudyRef { study: "demo".into() };
+    house.studies().pause_study(study()).await.unwrap();
+    assert_eq!(hand.lease("r2", 1).await.unwrap(), []);
+    let (beats, mut orders) = heart(&hand).await;
+    let held = vec![v1::Held { trial_id: work.trial_id, attempt: work.attempt }];
+    beats.send(beat(&hand, held)).await.unwrap();
+    let order = orders.message().await.unwrap().unwrap().orders.remove(0);
+    assert!(matches!(order.what, Some(v1::order::What::Pause(_))), "{order:?}");
+    let paused = hand.finish(Hand::finish_request(&work, Outcome::Paused)).await.unwrap();
+    assert_eq!(paused, TrialState::Paused);
+    house.studies().resume_study(study()).await.unwrap();
+    assert_eq!(house.state(1).await, TrialState::Queued);
+    assert_eq!(hand.one("r3").await.attempt, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_space_stops_leasing_and_nothing_else() {
+    let house = House::with(|c| c.min_free_bytes = u64::MAX).await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    assert_eq!(hand.lease("r1", 1).await.unwrap(), []);
+    assert_eq!(house.state(1).await, TrialState::Queued);
+}
+
+type Beats = tokio::sync::mpsc::Sender<v1::Beat>;
+
+async fn heart(hand: &Hand) -> (Beats, tonic::Streaming<v1::Orders>) {
+    let (beats, stream) = tokio::sync::mpsc::channel(4);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    let orders = hand.client.clone().heartbeat(stream).await.unwrap().into_inner();
+    (beats, orders)
+}
+
+fn beat(hand: &Hand, held: Vec<v1::Held>) -> v1::Beat {
+    v1::Beat { worker: hand.name.clone(), incarnation: hand.incarnation.clone(), held, draining: false }
+}

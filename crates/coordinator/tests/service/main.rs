@@ -1,0 +1,6 @@
+//! The real gRPC services over loopback, on a real store in a temporary folder, spoken to by generated clients.
+
+mod attempts;
+mod harness;
+mod leases;
+mod studies;
