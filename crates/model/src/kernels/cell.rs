@@ -31,20 +31,25 @@ fn forward_body<const FMA: bool>(step: &mut Forward<'_>, hidden: usize) {
             .zip(step.tanh_c.chunks_exact_mut(hidden).zip(step.h.chunks_exact_mut(hidden))),
     );
     for ((z, c_before), (c, (tanh_c, h))) in rows {
-        let [zi, zf, zg, zo] = gates_mut(z, hidden);
-        let n = hidden;
-        let (zi, zf, zg, zo) = (&mut zi[..n], &mut zf[..n], &mut zg[..n], &mut zo[..n]);
-        let (c_before, c, tanh_c, h) = (&c_before[..n], &mut c[..n], &mut tanh_c[..n], &mut h[..n]);
-        let (bi, bf, bg, bo) = (&bias[0][..n], &bias[1][..n], &bias[2][..n], &bias[3][..n]);
-        for u in 0..n {
-            let i = sigmoid::<FMA>(zi[u] + bi[u]);
-            let f = sigmoid::<FMA>(zf[u] + bf[u]);
-            let g = tanh::<FMA>(zg[u] + bg[u]);
-            let o = sigmoid::<FMA>(zo[u] + bo[u]);
-            let cell = mul_add::<FMA>(f, c_before[u], i * g);
-            let squashed = tanh::<FMA>(cell);
-            (zi[u], zf[u], zg[u], zo[u]) = (i, f, g, o);
-            (c[u], tanh_c[u], h[u]) = (cell, squashed, o * squashed);
+        // Pass after pass over a row that stays in the first-level cache: few enough slices in each loop for the
+        // compiler to prove them apart, which one loop over all of them is not.
+        let [i, f, g, o] = gates_mut(z, hidden);
+        for (gate, bias) in [(&mut *i, bias[0]), (&mut *f, bias[1]), (&mut *o, bias[3])] {
+            for (gate, &bias) in gate.iter_mut().zip(bias) {
+                *gate = sigmoid::<FMA>(*gate + bias);
+            }
+        }
+        for (gate, &bias) in g.iter_mut().zip(bias[2]) {
+            *gate = tanh::<FMA>(*gate + bias);
+        }
+        for ((c, &c_before), ((&i, &f), &g)) in c.iter_mut().zip(c_before).zip(i.iter().zip(&*f).zip(&*g)) {
+            *c = mul_add::<FMA>(f, c_before, i * g);
+        }
+        for (tanh_c, &c) in tanh_c.iter_mut().zip(&*c) {
+            *tanh_c = tanh::<FMA>(c);
+        }
+        for ((h, &o), &tanh_c) in h.iter_mut().zip(&*o).zip(&*tanh_c) {
+            *h = o * tanh_c;
         }
     }
 }
@@ -74,20 +79,21 @@ fn backward_body<const FMA: bool>(step: &mut Backward<'_>, hidden: usize) {
             .zip(step.dh.chunks_exact(hidden).zip(step.dc.chunks_exact_mut(hidden))),
     );
     for ((z, c_before), (tanh_c, (dh, dc))) in rows {
-        let [zi, zf, zg, zo] = gates_mut(z, hidden);
-        let n = hidden;
-        let (zi, zf, zg, zo) = (&mut zi[..n], &mut zf[..n], &mut zg[..n], &mut zo[..n]);
-        let (c_before, tanh_c, dh, dc) = (&c_before[..n], &tanh_c[..n], &dh[..n], &mut dc[..n]);
-        for u in 0..n {
-            let (i, f, g, o) = (zi[u], zf[u], zg[u], zo[u]);
-            let squashed = tanh_c[u];
-            let do_ = dh[u] * squashed;
-            let dcell = mul_add::<FMA>(dh[u] * o, 1.0 - squashed * squashed, dc[u]);
-            zi[u] = dcell * g * i * (1.0 - i);
-            zf[u] = dcell * c_before[u] * f * (1.0 - f);
-            zg[u] = dcell * i * (1.0 - g * g);
-            zo[u] = do_ * o * (1.0 - o);
-            dc[u] = dcell * f;
+        // In passes, as forward; each uses a gate's value before the pass that turns it into its gradient.
+        let [i, f, g, o] = gates_mut(z, hidden);
+        for ((dc, &dh), (&o, &tanh_c)) in dc.iter_mut().zip(dh).zip(o.iter().zip(tanh_c)) {
+            *dc = mul_add::<FMA>(dh * o, 1.0 - tanh_c * tanh_c, *dc);
+        }
+        for ((o, &dh), &tanh_c) in o.iter_mut().zip(dh).zip(tanh_c) {
+            *o = dh * tanh_c * *o * (1.0 - *o);
+        }
+        for ((i, g), &dc) in i.iter_mut().zip(g.iter_mut()).zip(&*dc) {
+            (*i, *g) = (dc * *g * *i * (1.0 - *i), dc * *i * (1.0 - *g * *g));
+        }
+        for ((&c_before, f), dc) in c_before.iter().zip(f.iter_mut()).zip(dc.iter_mut()) {
+            let carried = *dc * *f;
+            *f = carried * c_before * (1.0 - *f);
+            *dc = carried;
         }
     }
 }
