@@ -241,6 +241,11 @@ impl Weights {
     /// A file that is not safetensors, a tensor that is missing, of another type or shape, or one too many.
     pub fn from_safetensors(bytes: &[u8], architecture: &Architecture) -> Result<Self, CheckpointError> {
         let file = Tensors::parse(bytes)?;
+        let wanted = Layout::new(architecture).len;
+        if bytes.len() / size_of::<f32>() < wanted {
+            let size = bytes.len();
+            return Err(CheckpointError::Tensors(format!("{wanted} parameters cannot be in {size} bytes")));
+        }
         let mut weights = Self::zeros(architecture);
         let mut known = 0;
         for view in &weights.layout.views {
@@ -377,5 +382,92 @@ impl<'a> Tensors<'a> {
             *target = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn architecture() -> Architecture {
+        Architecture { vocabulary: 7, layers: 2, hidden: 5, embedding: 3, batch_norm: true }
+    }
+
+    #[test]
+    fn files_have_pytorchs_names_and_shapes() {
+        let weights = Weights::zeros(&architecture());
+        let bytes = weights.to_safetensors();
+        let file = SafeTensors::deserialize(&bytes).expect("well formed");
+        let mut found: Vec<(String, Vec<usize>)> =
+            file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
+        found.sort();
+        let mut wanted = vec![("embedding.weight".to_owned(), vec![7, 3])];
+        for (layer, input) in [(0, 3), (1, 5)] {
+            wanted.push((format!("lstm.{layer}.bias_hh_l0"), vec![20]));
+            wanted.push((format!("lstm.{layer}.bias_ih_l0"), vec![20]));
+            wanted.push((format!("lstm.{layer}.weight_hh_l0"), vec![20, 5]));
+            wanted.push((format!("lstm.{layer}.weight_ih_l0"), vec![20, input]));
+            wanted.push((format!("norm.{layer}.num_batches_tracked"), vec![]));
+            for name in ["bias", "running_mean", "running_var", "weight"] {
+                wanted.push((format!("norm.{layer}.{name}"), vec![5]));
+            }
+        }
+        wanted.push(("linear.bias".into(), vec![7]));
+        wanted.push(("linear.weight".into(), vec![7, 5]));
+        wanted.sort();
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn the_two_biases_of_another_programs_file_are_added() {
+        let mut weights = Weights::zeros(&architecture());
+        weights.flat.iter_mut().zip(0_u16..).for_each(|(value, place)| *value = f32::from(place));
+        let mut tensors = Owned::new();
+        let bytes = weights.to_safetensors();
+        for (name, view) in SafeTensors::deserialize(&bytes).expect("well formed").tensors() {
+            tensors.insert(name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()));
+        }
+        tensors.get_mut("lstm.1.bias_hh_l0").expect("there").2 = to_bytes(&[0.5; 20]);
+        let read = Weights::from_safetensors(&serialize(&tensors), &architecture()).expect("complete");
+        assert_eq!(read.bias(0), weights.bias(0));
+        assert_eq!(read.bias(1)[3], weights.bias(1)[3] + 0.5);
+        tensors.remove("lstm.1.bias_hh_l0");
+        assert!(Weights::from_safetensors(&serialize(&tensors), &architecture()).is_err());
+    }
+
+    #[test]
+    fn a_file_too_small_for_its_architecture_is_refused_before_memory_is_taken() {
+        let bytes = Weights::zeros(&architecture()).to_safetensors();
+        let huge = Architecture { layers: 32, hidden: 16_384, ..architecture() };
+        let error = Weights::from_safetensors(&bytes, &huge).expect_err("17 billion parameters a layer pair");
+        assert!(error.to_string().contains("parameters cannot be in"), "{error}");
+    }
+
+    #[test]
+    fn first_values_have_bachbots_distributions() {
+        let config = TrainConfig { layers: 2, hidden: 128, embedding: 32, ..TrainConfig::default() };
+        let weights = Weights::initial(&config, 108);
+        let deviation = |values: &[f32]| {
+            let squares: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
+            (squares / count(values.len())).sqrt()
+        };
+        for (values, wanted) in [
+            (weights.embedding(), 1.0),
+            (weights.weight_ih(0), 1.0 / f64::sqrt(32.0 + 128.0)),
+            (weights.weight_hh(0), 1.0 / f64::sqrt(32.0 + 128.0)),
+            (weights.weight_ih(1), 1.0 / f64::sqrt(256.0)),
+            (weights.weight_hh(1), 1.0 / f64::sqrt(256.0)),
+            (weights.linear_weight(), 1.0 / f64::sqrt(3.0 * 128.0)),
+        ] {
+            assert!((deviation(values) / wanted - 1.0).abs() < 0.04, "{} {wanted}", deviation(values));
+        }
+        let gates = |gate: usize| &weights.bias(1)[gate * 128..][..128];
+        assert!(
+            gates(1).iter().all(|&b| b == 1.0)
+                && [0, 2, 3].iter().all(|&g| gates(g).iter().all(|&b| b == 0.0))
+        );
+        assert!(weights.norm_weight(0).iter().all(|&w| w > 0.0 && w < 1.0));
+        assert!(weights.norm_bias(0).iter().all(|&b| b == 0.0));
+        assert!(weights.linear_bias().iter().all(|b| b.abs() < 1.0 / f32::sqrt(128.0)));
     }
 }

@@ -98,4 +98,22 @@ mod tests {
         assert!((power(0.999, 1000) - 0.367_695_424_770_964).abs() < 1e-13);
         assert_eq!(power(0.9, 0), 1.0);
     }
+
+    #[test]
+    fn the_vector_code_equals_the_portable_code_within_rounding() {
+        let make =
+            |scale: f32| (0..43_u16).map(|x| (f32::from(x * 37 % 101) - 50.0) * scale).collect::<Vec<f32>>();
+        let factors = Factors::new(0.7, 0.2, 0.002, 5);
+        let run = |fast: bool| {
+            let (mut p, g, mut m) = (make(0.1), make(0.01), make(0.001));
+            let mut v: Vec<f32> = make(0.02).iter().map(|x| x * x).collect();
+            if fast {
+                update(&mut p, &g, &mut m, &mut v, factors);
+            } else {
+                update_body::<false>(&mut p, &g, &mut m, &mut v, factors);
+            }
+            [p, m, v].concat()
+        };
+        assert!(run(true).iter().zip(run(false)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+    }
 }

@@ -250,4 +250,41 @@ mod tests {
         let (scale, offset) = frozen(&[2.0], &[1.0], &[3.0], &[4.0 - 1e-5]);
         assert!((scale[0] - 1.0).abs() < 1e-6 && (offset[0] + 2.0).abs() < 1e-5);
     }
+
+    #[test]
+    fn the_vector_code_equals_the_portable_code_within_rounding() {
+        const N: usize = 13;
+        let make = |seed: usize, count: usize| {
+            let number = |place: usize| {
+                f32::from(u16::try_from((place + seed) * 37 % 101).expect("small")) / 25.0 - 2.0
+            };
+            (0..count).map(number).collect::<Vec<f32>>()
+        };
+        let (h, dy, mean, scale, bias) =
+            (make(1, 70 * N), make(2, 70 * N), make(3, N), make(4, N), make(5, N));
+        let run = |fast: bool| {
+            let (mut y, mut frozen, mut dh) = (vec![0.0; 70 * N], vec![0.0; 70 * N], dy.clone());
+            let (mut run, mut second) = (vec![0.0; N], vec![0.0; N]);
+            let mut totals = [vec![0.0; N], vec![0.0; N], vec![0.0; N]];
+            let [apart, plain, product] = &mut totals;
+            if fast {
+                affine(&mut y, &h, &mean, &scale, &bias);
+                scale_and_shift(&mut frozen, &h, &scale, &bias);
+                deviations(&h, &mean, &mut run, apart);
+                gradient_sums(&h, &dy, &mean, (&mut run, &mut second), (plain, product));
+                gradient(&h, &mut dh, &mean, &bias, &mean, &scale);
+            } else {
+                affine_body::<false>(&mut y, &h, &mean, &scale, &bias);
+                scale_and_shift_body::<false>(&mut frozen, &h, &scale, &bias);
+                deviations_body::<false>(&h, &mean, &mut run, apart);
+                gradient_sums_body::<false>(&h, &dy, &mean, (&mut run, &mut second), (plain, product));
+                gradient_body::<false>(&h, &mut dh, &mean, &bias, &mean, &scale);
+            }
+            let single = [y, frozen, dh].concat().into_iter().map(f64::from);
+            single.chain(totals.concat()).collect::<Vec<f64>>()
+        };
+        for (fast, portable) in run(true).into_iter().zip(run(false)) {
+            assert!((fast - portable).abs() <= 1e-5 * portable.abs().max(1.0), "{fast} {portable}");
+        }
+    }
 }

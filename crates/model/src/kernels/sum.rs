@@ -66,4 +66,14 @@ mod tests {
         assert_eq!(total, [2415.5, 70.5, -2414.5]);
         assert_eq!(squares(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]), 506.0);
     }
+
+    #[test]
+    fn the_vector_code_adds_in_the_order_of_the_portable_code() {
+        let x: Vec<f32> = (0..1001_u16).map(|x| f32::from(x * 37 % 1009) / 7.0).collect();
+        assert_eq!(squares(&x).to_bits(), squares_body::<false>(&x).to_bits());
+        let (mut fast, mut portable) = (vec![0.0; 11], vec![0.0; 11]);
+        columns(&x, &mut [0.0; 11], &mut fast);
+        columns_body::<false>(&x, &mut [0.0; 11], &mut portable);
+        assert_eq!(fast, portable);
+    }
 }
