@@ -77,6 +77,7 @@ pub struct Note {
     pub fermata: bool,
     /// As the file numbers it, from 1.
     pub voice: u8,
+    /// The first verse's syllable; "-" at its end says that the word goes on.
     pub lyric: Option<String>,
 }
 
@@ -91,11 +92,19 @@ pub struct Pitch {
     pub alter: i8,
 }
 
+impl Note {
+    /// Ticks from the score's start.
+    #[must_use]
+    pub fn end(&self) -> i64 {
+        self.onset.saturating_add(self.duration)
+    }
+}
+
 impl Part {
     /// The end of the last note or written rest, in ticks.
     #[must_use]
     pub fn duration(&self) -> i64 {
-        let notes = self.notes.iter().map(|n| n.onset + n.duration).max().unwrap_or(0);
+        let notes = self.notes.iter().map(Note::end).max().unwrap_or(0);
         notes.max(self.written_until)
     }
 }
@@ -104,7 +113,7 @@ impl Score {
     /// The end of the last measure or note, in ticks.
     #[must_use]
     pub fn duration(&self) -> i64 {
-        let measures = self.measures.last().map_or(0, |m| m.start + m.duration);
+        let measures = self.measures.last().map_or(0, |m| m.start.saturating_add(m.duration));
         let parts = self.parts.iter().map(Part::duration).max().unwrap_or(0);
         measures.max(parts)
     }

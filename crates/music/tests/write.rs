@@ -188,3 +188,40 @@ fn the_midi_file_tells_tempo_metre_and_key() {
     assert!(told.contains("TimeSignature(3, 2, 24, 8)"), "{told}");
     assert!(told.contains("KeySignature(-3, false)"), "{told}");
 }
+
+/// Notes and measures that no reader would give.
+fn any_score_at_all() -> impl Strategy<Value = Score> {
+    let ticks = || prop_oneof![-3 * Q..40 * Q, Just(0), Just(1), Just(Q)];
+    let note = (ticks(), ticks(), any::<[u8; 3]>(), any::<i8>(), any::<[bool; 3]>()).prop_map(
+        |(onset, duration, [midi, step, voice], alter, [tie_from, tie_to, fermata])| {
+            let pitch = kapell_music::score::Pitch { midi, step, alter };
+            Note {
+                onset,
+                duration,
+                pitch,
+                tie_from,
+                tie_to,
+                fermata,
+                voice,
+                lyric: Some("\u{0}la".to_owned()),
+            }
+        },
+    );
+    let measure =
+        (ticks(), ticks(), any::<(u8, u32)>(), any::<i8>()).prop_map(|(start, duration, time, fifths)| {
+            let key = KeySignature { fifths, mode: None };
+            Measure { time: (u32::from(time.0), time.1), key, ..measure("x\"y", start, duration) }
+        });
+    let part = prop::collection::vec(note, 0..12);
+    (prop::collection::vec(part, 0..4), prop::collection::vec(measure, 0..5), any::<Option<f64>>())
+        .prop_map(|(parts, measures, tempo)| Score { tempo, ..score(parts, measures) })
+}
+
+proptest! {
+    #[test]
+    fn no_score_makes_the_writers_panic(score in any_score_at_all()) {
+        let text = write_musicxml(&score);
+        prop_assert!(text.ends_with("</score-partwise>\n"));
+        prop_assert!(midly::Smf::parse(&write_midi(&score)).is_ok());
+    }
+}
