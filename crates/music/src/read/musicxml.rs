@@ -1,5 +1,7 @@
 //! A MusicXML document: its head, its parts, measure by measure in either order, and the shared time line.
 
+use std::collections::HashMap;
+
 use crate::score::{KeySignature, Measure, Part, Score, TICKS_PER_QUARTER};
 
 use super::part::PartReader;
@@ -74,6 +76,7 @@ pub(super) struct Document<'a> {
     pub(super) tempo: Option<f64>,
     pub(super) place: Place,
     parts: Vec<PartReader>,
+    part_indices: HashMap<String, usize>,
     score: Score,
 }
 
@@ -85,6 +88,7 @@ pub(super) fn read(text: &str, name: &str) -> Result<Score, ReadError> {
         tempo: None,
         place: Place::default(),
         parts: Vec::new(),
+        part_indices: HashMap::new(),
         score: Score::default(),
     };
     let foreign = |kind, hint| Err(ReadError::NotMusicXml { name: name.to_owned(), kind, hint });
@@ -179,12 +183,13 @@ impl Document<'_> {
 
     /// The part of that id, which is new if the list of parts did not have it.
     fn part_index(&mut self, id: &str) -> Result<usize, ReadError> {
-        if let Some(index) = self.parts.iter().position(|part| part.part.id == id) {
-            return Ok(index);
+        if let Some(index) = self.part_indices.get(id) {
+            return Ok(*index);
         }
         if self.parts.len() >= PARTS_MAX {
             return Err(self.fail(format!("more than {PARTS_MAX} parts, which no score has")));
         }
+        self.part_indices.insert(id.to_owned(), self.parts.len());
         self.parts.push(PartReader::new(id));
         Ok(self.parts.len() - 1)
     }
