@@ -154,9 +154,8 @@ pub(crate) fn harmonize(
     let (part, which) = choose_part(&score, args.part.as_deref())?;
     let (model, vocabulary) = load(model_dir)?;
     let piece = decode::harmonize(&model, &vocabulary, &score, part, tonality, search)?;
-    let kept = output::is_melody_kept(&score, part, &piece.score)?;
     let mut report = report(&piece, outputs, model_label, args.search, seed)?;
-    report.melody_kept = Some(kept);
+    report.melody_kept = Some(output::is_melody_kept(&score, part, &piece.score));
     report.remarks.splice(0..0, which);
     if search == Search::Greedy && (args.temperature, args.top_p, args.seed) != (None, None, None) {
         report.remarks.push("--temperature, --top-p and --seed count with --search sample only".to_owned());
@@ -261,3 +260,6 @@ fn read_melody(melody: &str) -> Result<(Score, String), MusicError> {
     let stem = path.file_stem().map_or_else(|| "melody".into(), |stem| stem.to_string_lossy().into_owned());
     Ok((score, stem))
 }
+
+#[cfg(test)]
+mod tests;

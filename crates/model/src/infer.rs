@@ -208,3 +208,6 @@ fn affine(y: &mut [f32], h: &[f32], (scale, offset): &(Vec<f32>, Vec<f32>)) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

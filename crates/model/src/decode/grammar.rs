@@ -228,7 +228,7 @@ mod tests {
         let mut cursor = after(Task::Harmonize(&melody), &tokens);
         assert_eq!(cursor.next(), Next::Forced(Token::FrameEnd));
         cursor.push(Token::FrameEnd);
-        chord.map(|token| cursor.push(token));
+        chord.into_iter().for_each(|token| cursor.push(token));
         assert_eq!(cursor.next(), Next::Forced(Token::End));
     }
 

@@ -312,3 +312,6 @@ fn frames(
     }
     frames
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,6 @@ pub fn compose<M: NextToken>(
         remarks: remark.into_iter().collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

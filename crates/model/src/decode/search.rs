@@ -155,3 +155,6 @@ fn log_probability(logits: &[f32], id: u16) -> f64 {
     let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - f64::from(highest))).sum();
     f64::from(logits[usize::from(id)]) - f64::from(highest) - libm::log(sum)
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,6 +215,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn every_note_is_sung_voices_descend_and_ties_go_on(
             chords in prop::collection::vec(prop::collection::btree_set(36_u8..84, 0..=4), 1..20)
