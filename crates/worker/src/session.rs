@@ -1,6 +1,7 @@
 //! A worker's life: register, lease while there are free slots, leave in good order.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -214,8 +215,10 @@ impl Worker {
     fn begin(self: &Arc<Self>, work: v1::Work, attempts: &mut JoinSet<()>) {
         let held = (work.trial_id, work.attempt);
         let control = Arc::new(Control::new());
-        if self.held().insert(held, control.clone()).is_some() {
-            tracing::warn!(trial = held.0, attempt = held.1, "was handed out twice");
+        match self.held().entry(held) {
+            Entry::Vacant(place) => drop(place.insert(control.clone())),
+            // An answer that came twice.
+            Entry::Occupied(_) => return,
         }
         self.held_changed.notify_one();
         if self.leaving.borrow().is_some() {
@@ -305,6 +308,14 @@ impl Worker {
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Held, Arc<Control>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next process that uses this cache folder.
+        let _ = std::fs::remove_dir_all(&self.context.dir);
+        let _ = std::fs::remove_file(self.context.dir.with_extension("lock"));
     }
 }
 

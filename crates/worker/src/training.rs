@@ -73,7 +73,8 @@ pub(crate) fn is_final(error: &TrainError) -> bool {
 
 /// A trial's options as the trainer takes them. Both know the same bounds; what the trainer cannot hold becomes
 /// its largest value, which its own check refuses.
-fn train_config(config: &Config, replicate: u32, threads: usize) -> TrainConfig {
+#[must_use]
+pub fn train_config(config: &Config, replicate: u32, threads: usize) -> TrainConfig {
     let size = |name: &str| config.int(name).and_then(|i| usize::try_from(i).ok()).unwrap_or(usize::MAX);
     let count = |name: &str| config.int(name).and_then(|i| u32::try_from(i).ok()).unwrap_or(u32::MAX);
     let float = |name: &str| config.float(name).unwrap_or(f64::NAN);

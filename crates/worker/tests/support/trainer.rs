@@ -1,0 +1,115 @@
+//! A trainer that does as it is told: so many updates of so long, then a NaN, a panic, or an end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kapell_model::{EpochResult, Step, TrainError};
+use kapell_worker::training::{Start, Training};
+
+/// What happens after the script's last update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    End,
+    Nan,
+    Panic,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) epochs: u32,
+    pub(crate) updates_per_epoch: u64,
+    pub(crate) update_time: Duration,
+    pub(crate) then: Then,
+    /// By epoch, repeated from the start.
+    pub(crate) val_losses: Vec<f64>,
+    /// Size of `model.safetensors`.
+    pub(crate) model_bytes: usize,
+    /// Updates that were made, over all attempts.
+    pub(crate) made: Arc<AtomicU64>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            epochs: 5,
+            updates_per_epoch: 4,
+            update_time: Duration::from_millis(1),
+            then: Then::End,
+            val_losses: vec![0.5, 0.3, 0.1, 0.2, 0.4],
+            model_bytes: 2000,
+            made: Arc::default(),
+        }
+    }
+}
+
+impl Script {
+    /// Never ends by itself.
+    pub(crate) fn endless() -> Self {
+        Self { epochs: u32::MAX, ..Self::default() }
+    }
+
+    pub(crate) fn start(self) -> Start {
+        Arc::new(move |job| {
+            let update = match job.resume {
+                Some(dir) => {
+                    std::fs::read_to_string(dir.join("training.safetensors")).unwrap().parse().unwrap()
+                }
+                None => 0,
+            };
+            Ok(Box::new(Run { script: self.clone(), update, ended: update / self.updates_per_epoch }))
+        })
+    }
+}
+
+struct Run {
+    script: Script,
+    update: u64,
+    /// Epochs that have been evaluated.
+    ended: u64,
+}
+
+impl Training for Run {
+    fn step(&mut self) -> Result<Step, TrainError> {
+        if self.update == (self.ended + 1) * self.script.updates_per_epoch {
+            self.ended += 1;
+            let which = usize::try_from(self.ended - 1).unwrap() % self.script.val_losses.len();
+            return Ok(Step::EpochEnded(EpochResult {
+                epoch: self.epoch(),
+                train_loss: 1.0 / f64::from(self.epoch()),
+                val_loss: self.script.val_losses[which],
+                val_nats_per_piece: Vec::new(),
+                seconds: 0.1,
+                tokens_per_s: 10.0,
+                weights_digest: format!("sha256:{:064x}", self.update),
+            }));
+        }
+        if self.epoch() == self.script.epochs {
+            match self.script.then {
+                Then::End => return Ok(Step::Finished),
+                Then::Nan => return Err(TrainError::NotFinite { epoch: self.epoch() + 1, update: 41 }),
+                Then::Panic => panic!("the script says so"),
+            }
+        }
+        std::thread::sleep(self.script.update_time);
+        self.update += 1;
+        self.script.made.fetch_add(1, Ordering::Relaxed);
+        Ok(Step::Updated { update: self.update, loss: 1.0 })
+    }
+
+    fn save(&self, dir: &Path) -> Result<(), TrainError> {
+        std::fs::create_dir(dir).unwrap();
+        let mut model = format!("weights after {} ", self.update).into_bytes();
+        model.resize(self.script.model_bytes, b'.');
+        std::fs::write(dir.join("model.safetensors"), model).unwrap();
+        std::fs::write(dir.join("config.json"), "{}").unwrap();
+        std::fs::write(dir.join("vocab.json"), "[]").unwrap();
+        std::fs::write(dir.join("training.safetensors"), self.update.to_string()).unwrap();
+        Ok(())
+    }
+
+    fn epoch(&self) -> u32 {
+        u32::try_from(self.ended).unwrap()
+    }
+}
