@@ -74,6 +74,7 @@ CREATE TABLE trials (
 
 CREATE INDEX trials_queue   ON trials (study, number)            WHERE state = 'QUEUED';
 CREATE INDEX trials_mates   ON trials (study, shape_key, number) WHERE state = 'QUEUED';
+CREATE INDEX trials_returned ON trials (study, avoid_worker, number) WHERE state = 'QUEUED' AND avoid_worker IS NOT NULL;
 CREATE INDEX trials_running ON trials (study, number)            WHERE state = 'RUNNING';
 CREATE INDEX trials_paused  ON trials (study, number)            WHERE state = 'PAUSED';
 CREATE INDEX trials_failed  ON trials (study, reason)            WHERE state = 'FAILED';
@@ -172,6 +173,7 @@ CREATE TABLE checkpoints (
     FOREIGN KEY (trial, attempt) REFERENCES attempts (trial, attempt)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX checkpoints_digest ON checkpoints (digest);
+CREATE INDEX checkpoints_attempt ON checkpoints (trial, attempt);
 
 CREATE TABLE workers (
     name             TEXT    PRIMARY KEY CHECK (name <> ''),

@@ -2,6 +2,7 @@
 
 mod blob;
 mod heartbeat;
+mod model;
 mod study;
 mod wire;
 mod worker;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kapell_rpc::v1::blob_service_server::BlobServiceServer;
+use kapell_rpc::v1::model_service_server::ModelServiceServer;
 use kapell_rpc::v1::study_service_server::StudyServiceServer;
 use kapell_rpc::v1::worker_service_server::WorkerServiceServer;
 use kapell_rpc::{REASON_KEY, reason};
@@ -54,6 +56,9 @@ pub(crate) fn serve(
     let workers = WorkerServiceServer::new(worker::Workers(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let models = ModelServiceServer::new(model::Models(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
     let blobs = BlobServiceServer::new(blob::BlobCalls(shared))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
@@ -66,7 +71,8 @@ pub(crate) fn serve(
         .tcp_nodelay(true)
         .add_service(studies)
         .add_service(workers)
-        .add_service(blobs);
+        .add_service(blobs)
+        .add_service(models);
     let closed = async move {
         // An error means that the coordinator is gone altogether.
         drop(closing.wait_for(|closing| *closing).await);

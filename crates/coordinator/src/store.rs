@@ -7,7 +7,9 @@ pub(crate) mod blobs;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod lease;
+pub(crate) mod models;
 mod open;
+pub(crate) mod promote;
 pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod rows;
@@ -23,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kapell_search::StudySpec;
 use sqlx::sqlite::SqlitePool;
 
-pub(crate) use error::{Refusal, StoreError};
+pub(crate) use error::{Refusal, StoreError, bad_request};
 pub(crate) use open::{OpenError, open};
 pub(crate) use writer::{Tx, Writer};
 

@@ -30,8 +30,8 @@ pub struct Candidate {
     pub waited: Duration,
 }
 
-/// Of candidates in queue order, the first that `worker` should take. A trial that came back from this very
-/// worker is left to `others` (other workers that could take it) for `patience`, then taken after all.
+/// Of candidates in queue order, the first that `worker` should take. Where there are `others`, a trial that came
+/// back from this very worker is left to them: taken only when nothing else is there, and `patience` is over.
 #[must_use]
 pub fn choose<'a>(
     candidates: &'a [Candidate],
@@ -39,11 +39,11 @@ pub fn choose<'a>(
     others: bool,
     patience: Duration,
 ) -> Option<&'a Candidate> {
+    if !others {
+        return candidates.first();
+    }
     let avoids = |c: &&Candidate| c.avoid.as_deref() == Some(worker);
-    candidates
-        .iter()
-        .find(|c| !avoids(c))
-        .or_else(|| candidates.iter().find(|c| !others || c.waited >= patience))
+    candidates.iter().find(|c| !avoids(c)).or_else(|| candidates.iter().find(|c| c.waited >= patience))
 }
 
 #[cfg(test)]
@@ -76,6 +76,7 @@ mod tests {
         let queue = [candidate(1, Some("a"), 0), candidate(2, None, 0)];
         assert_eq!(pick(&queue, "a", true), Some(2));
         assert_eq!(pick(&queue, "b", true), Some(1));
+        assert_eq!(pick(&queue, "a", false), Some(1));
         let alone = [candidate(1, Some("a"), 0)];
         assert_eq!(pick(&alone, "a", true), None);
         assert_eq!(pick(&alone, "a", false), Some(1));

@@ -144,26 +144,18 @@ async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreErro
         .collect())
 }
 
-/// The first of the queue that did not come back from this worker, and the first that did.
+/// The first of the queue that came back from this worker, and the first that did not, in queue order.
 async fn candidates(tx: &mut Tx, study: i64, worker: &str) -> Result<Vec<Candidate>, StoreError> {
-    let fresh =
-        "SELECT id, avoid_worker FROM trials WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2
-                 ORDER BY number LIMIT 1";
-    let back =
-        "SELECT id, avoid_worker FROM trials WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS ?2
-                ORDER BY number LIMIT 1";
-    let mut found = Vec::new();
-    for sql in [fresh, back] {
-        let row: Option<(i64, Option<String>)> =
-            sqlx::query_as(sql).bind(study).bind(worker).fetch_optional(&mut tx.conn).await?;
-        if let Some((trial, avoid)) = row {
-            found.push(Candidate { trial, avoid, waited: tx.live.waited(trial) });
-            if sql == fresh {
-                break;
-            }
-        }
-    }
-    Ok(found)
+    let sql = "SELECT * FROM (SELECT id, avoid_worker, number FROM trials
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2 ORDER BY number LIMIT 1)
+               UNION ALL
+               SELECT * FROM (SELECT id, avoid_worker, number FROM trials
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker = ?2 ORDER BY number LIMIT 1)
+               ORDER BY number";
+    let rows: Vec<(i64, Option<String>, i64)> =
+        sqlx::query_as(sql).bind(study).bind(worker).fetch_all(&mut tx.conn).await?;
+    let candidate = |(trial, avoid, _)| Candidate { trial, avoid, waited: tx.live.waited(trial) };
+    Ok(rows.into_iter().map(candidate).collect())
 }
 
 /// Queued trials of the same shape as `first`, to fill its slot.

@@ -21,7 +21,7 @@ const TRIAL: &str = "SELECT t.*, s.name AS study_name, s.uuid AS study_uuid, s.c
     LEFT JOIN checkpoints b ON b.trial = t.id AND b.role = 'best'
     LEFT JOIN checkpoints l ON l.trial = t.id AND l.role = 'last'";
 
-const STUDY: &str = "SELECT id, uuid, name, state, reason, spec_toml, corpus, corpus_digest, split_digest,
+const STUDY: &str = "SELECT uuid, name, state, reason, spec_toml, corpus, corpus_digest, split_digest,
         configurations, created_at_ms FROM studies";
 
 /// The answer that a request was given before, if it was.

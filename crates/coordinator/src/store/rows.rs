@@ -95,7 +95,6 @@ pub(crate) struct TrialRow {
 
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct StudyRow {
-    pub(crate) id: i64,
     pub(crate) uuid: String,
     pub(crate) name: String,
     pub(crate) state: String,

@@ -21,7 +21,6 @@ pub(crate) const STUDY_PAUSED: &str = "its study is paused";
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct StudyCore {
     pub(crate) id: i64,
-    pub(crate) uuid: String,
     pub(crate) name: String,
     state: String,
     pub(crate) corpus_digest: String,
@@ -36,7 +35,7 @@ impl StudyCore {
 }
 
 const CORE: &str =
-    "SELECT id, uuid, name, state, corpus_digest, split_digest FROM studies WHERE name = ?1 OR uuid = ?1";
+    "SELECT id, name, state, corpus_digest, split_digest FROM studies WHERE name = ?1 OR uuid = ?1";
 
 /// The study of this name or id.
 pub(crate) async fn find(conn: &mut SqliteConnection, study: &str) -> Result<StudyCore, StoreError> {
@@ -161,7 +160,7 @@ pub(crate) async fn step(
     why: &str,
 ) -> Result<StudyState, StoreError> {
     let core: StudyCore =
-        sqlx::query_as("SELECT id, uuid, name, state, corpus_digest, split_digest FROM studies WHERE id = ?")
+        sqlx::query_as("SELECT id, name, state, corpus_digest, split_digest FROM studies WHERE id = ?")
             .bind(study)
             .fetch_one(&mut tx.conn)
             .await?;
