@@ -38,6 +38,9 @@ pub enum DecodeError {
 }
 
 /// Cuts a stream, START to END, into its frames. A pitch that a frame has twice counts once.
+///
+/// # Errors
+/// Where the tokens are not START, frames with `|||` between them, END.
 pub fn decode(tokens: &[Token]) -> Result<Vec<Frame>, DecodeError> {
     let Some((Token::Start, rest)) = tokens.split_first() else {
         let first = tokens.first().map_or_else(|| "nothing".to_owned(), Token::to_string);

@@ -82,6 +82,9 @@ impl Edition {
 
 /// The chorales of an archive, and what of its folder is not counted and why. The archive's digest is the
 /// caller's to check.
+///
+/// # Errors
+/// Where it is not the archive of that release.
 pub fn chorales(archive: &[u8], edition: Edition) -> Result<Listing, EditionError> {
     let mut files = match edition {
         Edition::Music21V10 => wheel_files(archive)?,

@@ -65,6 +65,9 @@ fn part_list(parts: &[String]) -> String {
 }
 
 /// Encodes a chorale: tells its voices apart, finds its key over all parts, moves it to C major or a minor.
+///
+/// # Errors
+/// Where there are no four voices with notes, or what `encode_voices` refuses.
 pub fn encode_chorale(score: &Score) -> Result<EncodedPiece, EncodeError> {
     let parts = find_voices(score).ok_or_else(|| EncodeError::NoFourVoices {
         parts: score.parts.iter().map(|part| part.name.clone()).collect(),
@@ -82,6 +85,9 @@ pub fn encode_chorale(score: &Score) -> Result<EncodedPiece, EncodeError> {
 
 /// Encodes four voices in the order S A T B that are in a known key; `duration` is the piece's, in ticks (rests at
 /// its end make empty frames).
+///
+/// # Errors
+/// A piece that is too long or too crowded, or notes that leave the time line or the MIDI range.
 pub fn encode_voices(voices: [&[Note]; 4], key: Key, duration: i64) -> Result<EncodedPiece, EncodeError> {
     let transposition = transposition_to_c_or_a(key);
     let mut on_grid = Vec::with_capacity(4);

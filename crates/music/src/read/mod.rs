@@ -68,6 +68,9 @@ pub enum ReadError {
 
 /// Reads a MusicXML score, plain (partwise or timewise) or compressed, telling them apart by content. `name` is used
 /// in messages only.
+///
+/// # Errors
+/// Whatever is no MusicXML, is damaged, too large, has entities of its own or no note at all.
 pub fn read_score(bytes: &[u8], name: &str) -> Result<Score, ReadError> {
     if bytes.len() > SCORE_BYTES_MAX {
         return Err(ReadError::TooLarge { name: name.to_owned(), bytes: bytes.len() });
