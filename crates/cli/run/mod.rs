@@ -1,0 +1,169 @@
+//! `kapell run`: a whole search on this machine, from corpus to harmonised melody, over real loopback gRPC.
+
+mod children;
+mod report;
+
+use std::path::Path;
+use std::time::Duration;
+
+use kapell_rpc::{Client, v1};
+
+use crate::args::{Global, RunArgs};
+use crate::corpus::{self, LoadedCorpus};
+use crate::error::{CliError, file_error};
+use crate::progress::Progress;
+use crate::study::{StudyFile, submit};
+use crate::{Outcome, daemon, output, paths, watch};
+use children::{Children, WorkerPlan};
+
+/// The built-in study.
+const DEMO: &str = include_str!("demo.toml");
+/// Its stand-in where the chorales cannot be fetched.
+const FALLBACK_CORPUS: &str = "exercises";
+/// A worker of this machine is given up for lost after this long: it is a child, and watched.
+const LEASE: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Workers end with the coordinator here, so none can still be training after its restart.
+const OUTAGE_GRACE: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Less than the daemon's default: a search on one's own machine shares the disk.
+const FREE_BYTES_MIN: u64 = 512 << 20;
+
+pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
+    let stop = daemon::stop_signal()?;
+    let data_dir = paths::data_dir(args.data_dir.as_deref())?;
+    let (file, corpus) = load(&args)?;
+    std::fs::create_dir_all(data_dir.join("logs")).map_err(|e| file_error(&data_dir, "make", &e))?;
+    daemon::log_to_file(&data_dir.join("logs").join("coordinator.log"))?;
+    let mut coordinator = kapell_coordinator::start(kapell_coordinator::Config {
+        data_dir: data_dir.clone(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        lease: LEASE,
+        heartbeat: HEARTBEAT,
+        outage_grace: OUTAGE_GRACE,
+        min_free_bytes: FREE_BYTES_MIN,
+    })
+    .await?;
+    let url = format!("http://{}", coordinator.addr());
+    let client = Client::connect(&url, None)?;
+    let search = Search { args: &args, json: global.json, data_dir: &data_dir, url: &url, client: &client };
+    let outcome = tokio::select! {
+        outcome = search.whole(&file, &corpus, stop) => outcome,
+        failed = coordinator.wait() => Err(failed.into()),
+    };
+    coordinator.shutdown().await;
+    outcome
+}
+
+/// The study and its corpus; the demo makes do with generated exercises where the chorales cannot be had.
+fn load(args: &RunArgs) -> Result<(StudyFile, LoadedCorpus), CliError> {
+    if let Some(path) = &args.study {
+        let file = StudyFile::read(path, &args.set, &[])?;
+        let corpus = corpus::load(&file.spec.corpus)?;
+        return Ok((file, corpus));
+    }
+    let file = StudyFile::parse(DEMO, "the demo study", &args.set, &[])?;
+    match corpus::load(&file.spec.corpus) {
+        Ok(corpus) => Ok((file, corpus)),
+        Err(error) if file.spec.corpus == "chorales" && error.is_unfetched() => {
+            output::remark(format!("the chorales cannot be fetched: {error}"));
+            output::remark("going on with generated exercises instead, as the study \"demo-exercises\"");
+            output::remark(format!("hint: {}", error.hint()));
+            let mut set = args.set.clone();
+            set.extend([format!("corpus={FALLBACK_CORPUS}"), "name=demo-exercises".to_owned()]);
+            Ok((StudyFile::parse(DEMO, "the demo study", &set, &[])?, corpus::load(FALLBACK_CORPUS)?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the parts of a run share.
+struct Search<'a> {
+    args: &'a RunArgs,
+    json: bool,
+    data_dir: &'a Path,
+    url: &'a str,
+    client: &'a Client,
+}
+
+impl Search<'_> {
+    /// Creates the study or takes it up again, trains what is left, and shows what came of it.
+    async fn whole(
+        &self,
+        file: &StudyFile,
+        corpus: &LoadedCorpus,
+        stop: tokio::sync::watch::Receiver<bool>,
+    ) -> Outcome {
+        let made = submit(self.client, file, corpus).await?;
+        let study = made.study.ok_or_else(|| anyhow::anyhow!("the coordinator answered without a study"))?;
+        self.say_start(&study, made.created, corpus);
+        let finished = matches!(study.state(), v1::StudyState::Complete | v1::StudyState::Canceled);
+        let ended = if finished { study } else { self.train(&study, stop).await? };
+        report::show(self.client, self.data_dir, &ended, self.json).await?;
+        Ok(watch::exit_code(&ended))
+    }
+
+    fn say_start(&self, study: &v1::Study, created: bool, corpus: &LoadedCorpus) {
+        let counts = study.trials.unwrap_or_default();
+        let verb = match (created, study.state()) {
+            (true, _) => "searching",
+            (false, v1::StudyState::Complete | v1::StudyState::Canceled) => "done already:",
+            (false, _) => "going on with",
+        };
+        let stats = corpus.corpus.statistics();
+        output::remark(format!(
+            "{verb} {}: {} trials ({} done) on {} ({} pieces, {} tokens, vocabulary {})",
+            study.name,
+            counts.total,
+            counts.complete + counts.pruned,
+            corpus.corpus.name,
+            stats.pieces,
+            stats.tokens,
+            stats.vocabulary
+        ));
+        output::remark(format!(
+            "coordinator {} (from another terminal: kapell study watch {} --coordinator {0})",
+            self.url, study.name
+        ));
+    }
+
+    async fn train(
+        &self,
+        study: &v1::Study,
+        stop: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<v1::Study, CliError> {
+        if study.state() == v1::StudyState::Paused {
+            let hint = format!("go on with: kapell study resume {} --coordinator {}", study.name, self.url);
+            output::remark(format!("the study is paused; {hint}"));
+        }
+        let mut children = Children::start(self.plans());
+        let mut progress = Progress::start(self.client, &study.id).await?;
+        let ended = tokio::select! {
+            ended = watch::follow(self.client, &study.id, 0, Some(&mut progress), false) => ended,
+            error = children.failed() => Err(error),
+            () = daemon::stopped(stop) => {
+                output::remark("stopping: the running trials write their checkpoints");
+                Err(CliError::interrupted("interrupted; nothing is lost, and the same command goes on"))
+            }
+        };
+        progress.finish();
+        children.stop().await;
+        ended
+    }
+
+    fn plans(&self) -> Vec<WorkerPlan> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let workers = self.args.workers.unwrap_or(1);
+        let plan = |i: u32| WorkerPlan {
+            coordinator: self.url.to_owned(),
+            name: format!("local-{}", i + 1),
+            // The first workers take the cores that do not divide evenly.
+            slots: (cores / workers + u32::from(i < cores % workers)).max(1),
+            // The coordinator's lock on the data folder keeps other runs away from it.
+            cache_dir: self.data_dir.join("workers").join((i + 1).to_string()),
+            log: self.data_dir.join("logs").join(format!("worker-{}.log", i + 1)),
+            drain_timeout: DRAIN_TIMEOUT,
+        };
+        (0..workers).map(plan).collect()
+    }
+}
