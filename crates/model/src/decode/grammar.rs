@@ -2,7 +2,8 @@
 //!
 //! A frame is: the fermata, where there is one; then notes in descending order, the soprano's first; then `|||`, or
 //! END after the last frame. So no pitch stands twice in a frame and no voice crosses another. A note may be tied
-//! only if its pitch sounded in the frame before. Nothing says how many notes a frame has, but the limit.
+//! only if its pitch sounded in the frame before, in a voice that can still have it. Nothing says how many notes a
+//! frame has, but the limit.
 
 use kapell_music::encode::Token;
 
@@ -44,10 +45,17 @@ pub struct Cursor<'a> {
     /// Index of the current frame; none before START.
     frame: Option<usize>,
     fermata: bool,
-    /// Pitches of the current frame so far, and of the one before.
-    notes: Vec<u8>,
-    before: Vec<u8>,
+    /// Of the current frame so far, and of the one before.
+    notes: Vec<Placed>,
+    before: Vec<Placed>,
     ended: bool,
+}
+
+/// A note, and the highest voice that can have it: 0 is the soprano.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    midi: u8,
+    voice: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -81,7 +89,7 @@ impl<'a> Cursor<'a> {
                 return Next::Forced(Token::Note { midi, tied });
             }
         }
-        match (self.notes.len() >= self.notes_max(frame), self.closing(frame)) {
+        match (self.voice(frame) >= NOTES_MAX, self.closing(frame)) {
             (true, Closing::Frame) => Next::Forced(Token::FrameEnd),
             (true, Closing::Piece) => Next::Forced(Token::End),
             _ => Next::Free,
@@ -98,9 +106,9 @@ impl<'a> Cursor<'a> {
             (Token::End, closing) => closing != Closing::Frame,
             (Token::Fermata, _) => self.given(frame).is_none() && !self.fermata && self.notes.is_empty(),
             (Token::Note { midi, tied }, _) => {
-                self.notes.len() < self.notes_max(frame)
-                    && self.notes.last().is_none_or(|&above| midi < above)
-                    && (!tied || self.before.contains(&midi))
+                let voice = if tied { self.tied_voice(frame, midi) } else { Some(self.voice(frame)) };
+                voice.is_some_and(|voice| voice < NOTES_MAX)
+                    && self.notes.last().is_none_or(|above| midi < above.midi)
             }
         }
     }
@@ -111,7 +119,11 @@ impl<'a> Cursor<'a> {
             Token::Start => self.frame = Some(0),
             Token::End => self.ended = true,
             Token::Fermata => self.fermata = true,
-            Token::Note { midi, .. } => self.notes.push(midi),
+            Token::Note { midi, tied } => {
+                let frame = self.frame.unwrap_or(0);
+                let held = if tied { self.tied_voice(frame, midi) } else { None };
+                self.notes.push(Placed { midi, voice: held.unwrap_or_else(|| self.voice(frame)) });
+            }
             Token::FrameEnd => {
                 self.frame = self.frame.map(|frame| frame + 1);
                 self.fermata = false;
@@ -128,12 +140,23 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// While the melody rests, three voices are left.
-    fn notes_max(&self, frame: usize) -> usize {
-        match self.given(frame) {
-            Some(MelodyFrame { soprano: None, .. }) => NOTES_MAX - 1,
-            _ => NOTES_MAX,
+    /// The highest voice that can have the next note; [`NOTES_MAX`] if none is left. While the melody rests, the
+    /// soprano does.
+    fn voice(&self, frame: usize) -> usize {
+        match (self.notes.last(), self.given(frame)) {
+            (Some(above), _) => above.voice + 1,
+            (None, Some(MelodyFrame { soprano: None, .. })) => 1,
+            (None, _) => 0,
         }
+    }
+
+    /// The highest voice that can have the next note and may have held its pitch in the frame before.
+    fn tied_voice(&self, frame: usize, midi: u8) -> Option<usize> {
+        let at = self.before.iter().position(|held| held.midi == midi)?;
+        // Each of the notes below it had a voice of its own.
+        let lowest = NOTES_MAX - (self.before.len() - at);
+        let voice = self.voice(frame).max(self.before[at].voice);
+        (voice <= lowest).then_some(voice)
     }
 
     /// What can close the current frame.
@@ -217,6 +240,29 @@ mod tests {
                 && !cursor.allows(note(72, true))
                 && !cursor.allows(note(73, false))
         );
+    }
+
+    #[test]
+    fn a_voice_cannot_hold_what_another_had() {
+        let melody = [
+            MelodyFrame { soprano: Some((64, false)), fermata: false },
+            MelodyFrame { soprano: Some((72, false)), fermata: false },
+        ];
+        let full = [64, 60, 55, 48].map(|midi| note(midi, false));
+        let mut tokens = vec![Token::Start];
+        tokens.extend(full);
+        tokens.extend([Token::FrameEnd, note(72, false)]);
+        let cursor = after(Task::Harmonize(&melody), &tokens);
+        // The soprano had 64. Only where a frame has fewer notes may another voice have had it, too.
+        assert!(
+            !cursor.allows(note(64, true)) && cursor.allows(note(64, false)) && cursor.allows(note(60, true))
+        );
+        tokens.remove(4);
+        assert!(after(Task::Harmonize(&melody), &tokens).allows(note(64, true)));
+        // The bass goes on: there is no voice below it.
+        let mut cursor = cursor;
+        cursor.push(note(48, true));
+        assert_eq!(cursor.next(), Next::Forced(Token::End));
     }
 
     #[test]

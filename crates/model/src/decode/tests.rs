@@ -1,7 +1,5 @@
 //! From melody to score and back, with noise in place of a model.
 
-use std::collections::BTreeSet;
-
 use kapell_music::encode::encode_voices;
 use kapell_music::score::{KeySignature, Measure, Note, TICKS_PER_QUARTER};
 use kapell_music::write::spelling::spell;
@@ -83,12 +81,6 @@ fn noise() -> Noise {
 fn set(score: &Score) -> Piece {
     let model = noise();
     harmonize(&model, &model.0, score, 0, None, Search::Greedy).expect("a melody")
-}
-
-/// Tokens by frame, without what is lost where a voice takes over another's held note.
-fn chords(tokens: &[Token]) -> Vec<BTreeSet<u8>> {
-    let frames = voices::frames_of(tokens);
-    frames.iter().map(|frame| frame.notes.iter().map(|sung| sung.midi).collect()).collect()
 }
 
 #[test]
@@ -193,12 +185,22 @@ proptest! {
     }
 
     #[test]
-    fn a_piece_encodes_to_the_chords_that_were_decoded(notes in plain_line(), fifths in -7_i8..=7) {
+    fn a_piece_encodes_to_the_tokens_that_were_decoded(notes in plain_line(), fifths in -7_i8..=7) {
         let score = score_of(notes, fifths);
         let piece = set(&score);
         let parts: Vec<&[Note]> = piece.score.parts.iter().map(|part| part.notes.as_slice()).collect();
         let key = tonality::tonality_of(&score, &score.parts[0]).key;
         let encoded = encode_voices([parts[0], parts[1], parts[2], parts[3]], key, 0);
-        prop_assert_eq!(chords(&encoded.expect("four voices").tokens), chords(&piece.tokens));
+        let encoded = encoded.expect("four voices").tokens;
+        prop_assert_eq!(encoded.len(), piece.tokens.len());
+        let mut restruck = 0;
+        for (&got, &wanted) in encoded.iter().zip(&piece.tokens) {
+            // Noise may hold a note that no one voice can have had all along; then it is struck again.
+            match (got, wanted) {
+                (Token::Note { midi: a, tied: false }, Token::Note { midi: b, tied: true }) if a == b => restruck += 1,
+                _ => prop_assert_eq!(got, wanted),
+            }
+        }
+        prop_assert!(restruck * 20 <= encoded.len(), "{} of {} notes struck again", restruck, encoded.len());
     }
 }

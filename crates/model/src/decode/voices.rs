@@ -1,7 +1,8 @@
 //! Which voice sings which note: from frames of one to four descending notes to four continuous voices.
 //!
 //! A frame has fewer notes than voices where voices sing in unison (the encoding keeps one token of a unison) or
-//! rest. Of all ways to deal a frame's notes out in descending order, the one that moves the voices least is taken.
+//! rest. Of all ways to deal the notes of a piece out in descending order, the one that moves the voices least in
+//! all is taken (Viterbi's algorithm over frames).
 
 use kapell_music::encode::Token;
 
@@ -20,7 +21,7 @@ pub struct Sung {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
     pub fermata: bool,
-    /// In descending order.
+    /// In descending order; one a voice at most.
     pub notes: Vec<Sung>,
 }
 
@@ -42,8 +43,8 @@ const MIDDLES: [i32; VOICES] = [71, 65, 58, 50];
 // Costs, in semitones of movement.
 const LOST_TIE: i32 = 100;
 const UNISON: i32 = 3;
-const REST: i32 = 9;
-const BASS_REST: i32 = 6;
+const REST: i32 = 20;
+const BASS_REST: i32 = 10;
 const OUT_OF_RANGE: i32 = 12;
 
 /// Cuts a stream, START to END, into frames.
@@ -62,49 +63,89 @@ pub fn frames_of(tokens: &[Token]) -> Vec<Frame> {
     frames
 }
 
+/// A way to deal out a frame: the index of each voice's note, or the number of notes for a rest.
+type Deal = [usize; VOICES];
+
 /// Deals the notes of every frame out to the voices. `melody` says, by frame, whether a given soprano sounds; without
 /// one, the soprano is a voice like the others.
 #[must_use]
 pub fn assign(frames: &[Frame], melody: Option<&[bool]>) -> Vec<[Option<Sung>; VOICES]> {
-    let mut before = [None; VOICES];
-    let mut dealt = Vec::with_capacity(frames.len());
-    for (at, frame) in frames.iter().enumerate() {
-        let top = match melody.and_then(|sounds| sounds.get(at)) {
-            Some(true) => Top::Melody,
-            Some(false) => Top::Rest,
-            None => Top::Free,
-        };
-        let voices = deal(&frame.notes, top, &before);
-        before = voices.map(|sung| sung.map(|sung| sung.midi));
-        dealt.push(voices);
-    }
-    dealt
+    let tops = (0..frames.len()).map(|at| match melody.and_then(|sounds| sounds.get(at)) {
+        Some(true) => Top::Melody,
+        Some(false) => Top::Rest,
+        None => Top::Free,
+    });
+    let deals: Vec<Vec<Deal>> =
+        frames.iter().zip(tops).map(|(frame, top)| deals(frame.notes.len(), top)).collect();
+    let mut held = [None; VOICES];
+    let chosen = cheapest(frames, &deals).into_iter().zip(frames).map(|(deal, frame)| {
+        let voices = std::array::from_fn(|voice| {
+            let sung = frame.notes.get(deal[voice])?;
+            // A tied note goes on only in a voice that had it.
+            Some(Sung { tied: sung.tied && held[voice] == Some(sung.midi), ..*sung })
+        });
+        held = pitches(&deal, frame);
+        voices
+    });
+    chosen.collect()
 }
 
-/// The cheapest way to deal one frame's notes out.
-fn deal(notes: &[Sung], top: Top, before: &[Option<u8>; VOICES]) -> [Option<Sung>; VOICES] {
-    let count = notes.len();
-    let mut best = (i32::MAX, [None; VOICES]);
-    // A voice has one of the notes, by index, or rests: `count`.
-    for code in 0..(count + 1).pow(4) {
+/// All ways to deal out so many notes; where there is none (more notes than voices), everyone rests.
+fn deals(count: usize, top: Top) -> Vec<Deal> {
+    let deal = |code: usize| {
         let mut left = code;
-        let choice: [usize; VOICES] = std::array::from_fn(|_| {
+        std::array::from_fn(|_| {
             let digit = left % (count + 1);
             left /= count + 1;
             digit
-        });
-        if is_order(&choice, count, top) {
-            let cost = cost_of(&choice, notes, before);
-            if cost < best.0 {
-                best = (cost, choice.map(|index| notes.get(index).copied()));
-            }
-        }
+        })
+    };
+    let mut deals: Vec<Deal> =
+        (0..(count + 1).pow(4)).map(deal).filter(|deal| is_order(deal, count, top)).collect();
+    if deals.is_empty() {
+        deals.push([count; VOICES]);
     }
-    tie(best.1, before)
+    deals
+}
+
+/// One way for each frame, with the lowest total cost.
+fn cheapest(frames: &[Frame], deals: &[Vec<Deal>]) -> Vec<Deal> {
+    // By way of the current frame: the cost so far, and, for every frame, the way of the frame before.
+    let mut costs: Vec<i64> = vec![0];
+    let mut befores = vec![[None; VOICES]];
+    let mut back: Vec<Vec<usize>> = Vec::with_capacity(frames.len());
+    for (frame, deals) in frames.iter().zip(deals) {
+        let mut from = Vec::with_capacity(deals.len());
+        let mut next = Vec::with_capacity(deals.len());
+        for deal in deals {
+            let total = |(at, before): (usize, &[Option<u8>; VOICES])| {
+                (costs[at] + i64::from(cost_of(deal, &frame.notes, before)), at)
+            };
+            let (cost, at) = befores.iter().enumerate().map(total).min().unwrap_or_default();
+            next.push(cost);
+            from.push(at);
+        }
+        costs = next;
+        befores = deals.iter().map(|deal| pitches(deal, frame)).collect();
+        back.push(from);
+    }
+    let mut at = (0..costs.len()).min_by_key(|&at| costs[at]).unwrap_or(0);
+    let mut chosen = Vec::with_capacity(frames.len());
+    for (from, deals) in back.iter().zip(deals).rev() {
+        chosen.push(deals[at]);
+        at = from[at];
+    }
+    chosen.reverse();
+    chosen
+}
+
+/// What each voice sings.
+fn pitches(deal: &Deal, frame: &Frame) -> [Option<u8>; VOICES] {
+    deal.map(|index| frame.notes.get(index).map(|sung| sung.midi))
 }
 
 /// Whether the voices descend, every note is sung, and the top voice does what it must.
-fn is_order(choice: &[usize; VOICES], count: usize, top: Top) -> bool {
+fn is_order(choice: &Deal, count: usize, top: Top) -> bool {
     let mut next = 0;
     for &index in choice.iter().filter(|&&index| index < count) {
         if index > next || index + 1 < next {
@@ -120,7 +161,7 @@ fn is_order(choice: &[usize; VOICES], count: usize, top: Top) -> bool {
     next == count && soprano
 }
 
-fn cost_of(choice: &[usize; VOICES], notes: &[Sung], before: &[Option<u8>; VOICES]) -> i32 {
+fn cost_of(choice: &Deal, notes: &[Sung], before: &[Option<u8>; VOICES]) -> i32 {
     let mut cost = 0;
     let mut sung = None;
     for (voice, &index) in choice.iter().enumerate() {
@@ -145,13 +186,6 @@ fn cost_of(choice: &[usize; VOICES], notes: &[Sung], before: &[Option<u8>; VOICE
     cost
 }
 
-/// A tied note goes on only in a voice that had it.
-fn tie(voices: [Option<Sung>; VOICES], before: &[Option<u8>; VOICES]) -> [Option<Sung>; VOICES] {
-    std::array::from_fn(|voice| {
-        voices[voice].map(|sung| Sung { tied: sung.tied && before[voice] == Some(sung.midi), ..sung })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,14 +196,14 @@ mod tests {
         Frame { fermata: false, notes }
     }
 
-    fn pitches(dealt: &[[Option<Sung>; VOICES]]) -> Vec<[Option<u8>; VOICES]> {
+    fn midis(dealt: &[[Option<Sung>; VOICES]]) -> Vec<[Option<u8>; VOICES]> {
         dealt.iter().map(|voices| voices.map(|sung| sung.map(|sung| sung.midi))).collect()
     }
 
     #[test]
     fn four_notes_are_sung_from_soprano_to_bass() {
         let dealt = assign(&[frame(&[(72, false), (67, false), (64, false), (48, false)])], Some(&[true]));
-        assert_eq!(pitches(&dealt), [[Some(72), Some(67), Some(64), Some(48)]]);
+        assert_eq!(midis(&dealt), [[Some(72), Some(67), Some(64), Some(48)]]);
     }
 
     #[test]
@@ -180,8 +214,8 @@ mod tests {
             frame(&[(72, true), (64, false), (60, false), (48, true)]),
         ];
         let dealt = assign(&frames, Some(&[true; 3]));
-        assert_eq!(pitches(&dealt)[1], [Some(72), Some(64), Some(64), Some(48)]);
-        assert_eq!(pitches(&dealt)[2], [Some(72), Some(64), Some(60), Some(48)]);
+        assert_eq!(midis(&dealt)[1], [Some(72), Some(64), Some(64), Some(48)]);
+        assert_eq!(midis(&dealt)[2], [Some(72), Some(64), Some(60), Some(48)]);
         assert!(dealt[1][3].is_some_and(|bass| bass.tied) && dealt[2][1].is_some_and(|alto| !alto.tied));
     }
 
@@ -198,20 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn a_note_that_the_soprano_leaves_was_sung_by_the_alto_too() {
+        let frames =
+            [frame(&[(62, false), (57, false), (48, false)]), frame(&[(67, false), (62, true), (48, true)])];
+        let dealt = assign(&frames, Some(&[true; 2]));
+        assert_eq!(dealt[0][1], Some(Sung { midi: 62, tied: false }));
+        assert_eq!(dealt[1][1], Some(Sung { midi: 62, tied: true }));
+    }
+
+    #[test]
     fn a_lone_high_note_is_not_sung_by_the_bass() {
         let dealt = assign(&[frame(&[(79, false)])], Some(&[true]));
-        assert_eq!(pitches(&dealt)[0][3], None);
+        assert_eq!(midis(&dealt)[0][3], None);
     }
 
     #[test]
     fn while_the_melody_rests_the_soprano_does() {
         let dealt = assign(&[frame(&[(67, false), (60, false), (48, false)])], Some(&[false]));
-        assert_eq!(pitches(&dealt), [[None, Some(67), Some(60), Some(48)]]);
+        assert_eq!(midis(&dealt), [[None, Some(67), Some(60), Some(48)]]);
     }
 
     #[test]
     fn a_silent_frame_is_silent_in_all_voices() {
-        assert_eq!(pitches(&assign(&[frame(&[])], None)), [[None; 4]]);
+        assert_eq!(midis(&assign(&[frame(&[])], None)), [[None; 4]]);
     }
 
     proptest! {
