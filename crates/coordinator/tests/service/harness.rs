@@ -6,6 +6,7 @@ use std::time::Duration;
 use kapell_coordinator::{Config, Running, start};
 use kapell_rpc::manifest::{Manifest, ManifestFile};
 use kapell_rpc::v1::blob_service_client::BlobServiceClient;
+use kapell_rpc::v1::model_service_client::ModelServiceClient;
 use kapell_rpc::v1::study_service_client::StudyServiceClient;
 use kapell_rpc::v1::worker_service_client::WorkerServiceClient;
 use kapell_rpc::{PROTOCOL_VERSION, REASON_KEY, digest, v1};
@@ -70,6 +71,10 @@ impl House {
 
     pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn models(&self) -> ModelServiceClient<Channel> {
+        ModelServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn blobs(&self) -> BlobServiceClient<Channel> {

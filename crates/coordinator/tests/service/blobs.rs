@@ -1,0 +1,105 @@
+//! Blobs: resumed where they were cut, refused where they are not what they are called.
+
+use kapell_rpc::{digest, v1};
+
+use crate::harness::{House, reason};
+
+fn chunks(digest: &str, size: usize, offset: usize, data: &[&[u8]]) -> Vec<v1::UploadChunk> {
+    let rest = |data: &[u8]| v1::UploadChunk { data: data.to_vec(), ..Default::default() };
+    let mut chunks: Vec<_> = data.iter().map(|d| rest(d)).collect();
+    chunks[0].digest = digest.to_owned();
+    (chunks[0].size, chunks[0].offset) = (size as u64, offset as u64);
+    chunks
+}
+
+async fn stat(house: &House, digest: &str) -> v1::BlobStatus {
+    let request = v1::StatRequest { digests: vec![digest.to_owned()] };
+    house.blobs().stat(request).await.unwrap().into_inner().blobs.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_upload_goes_on_where_it_was_cut_even_after_a_restart() {
+    let house = House::open().await;
+    let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    let name = digest::of_bytes(&bytes);
+    assert_eq!(stat(&house, &name).await.received, 0);
+    let first = chunks(&name, bytes.len(), 0, &[&bytes[..70_000], &bytes[70_000..90_000]]);
+    let cut = house.blobs().upload(tokio_stream::iter(first)).await.unwrap().into_inner();
+    assert_eq!((cut.received, cut.complete), (90_000, false));
+    let house = house.restart(|_| {}).await;
+    let status = stat(&house, &name).await;
+    assert_eq!((status.received, status.complete), (90_000, false));
+    let wrong = chunks(&name, bytes.len(), 90_001, &[&bytes[90_001..]]);
+    let refused = house.blobs().upload(tokio_stream::iter(wrong)).await.unwrap_err();
+    assert_eq!(reason(&refused), "offset-differs");
+    let rest = chunks(&name, bytes.len(), 90_000, &[&bytes[90_000..]]);
+    assert!(house.blobs().upload(tokio_stream::iter(rest)).await.unwrap().into_inner().complete);
+    assert_eq!(stat(&house, &name).await.size, 200_000);
+
+    let request = v1::DownloadRequest { digest: name, offset: 150_000 };
+    let mut download = house.blobs().download(request).await.unwrap().into_inner();
+    let mut back = Vec::new();
+    while let Some(chunk) = download.message().await.unwrap() {
+        back.extend(chunk.data);
+    }
+    assert!(back == bytes[150_000..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_another_digest_are_refused_and_leave_nothing() {
+    let house = House::open().await;
+    let name = digest::of_bytes(b"what it should be");
+    let sent = chunks(&name, 5, 0, &[b"other"]);
+    let refused = house.blobs().upload(tokio_stream::iter(sent)).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (tonic::Code::DataLoss, "digest-mismatch"));
+    let status = stat(&house, &name).await;
+    assert_eq!((status.received, status.complete), (0, false));
+    let refused = house.blobs().download(v1::DownloadRequest { digest: name, offset: 0 }).await.unwrap_err();
+    assert_eq!(reason(&refused), "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_no_digests_and_more_bytes_than_announced_are_refused() {
+    let house = House::open().await;
+    for name in ["", "sha256:../../../etc/passwd", "md5:00"] {
+        let sent = chunks(name, 1, 0, &[b"x"]);
+        let refused = house.blobs().upload(tokio_stream::iter(sent)).await.unwrap_err();
+        assert_eq!(reason(&refused), "bad-request", "{name}");
+    }
+    let name = digest::of_bytes(b"four");
+    let refused =
+        house.blobs().upload(tokio_stream::iter(chunks(&name, 4, 0, &[b"fourteen"]))).await.unwrap_err();
+    assert_eq!(reason(&refused), "bad-request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_upload_the_same_blob_at_once() {
+    let house = House::open().await;
+    let uploads = (0..8).map(|_| house.upload(b"the same vocabulary for every trial"));
+    let mut done = Vec::new();
+    for upload in uploads.collect::<Vec<_>>() {
+        done.push(upload);
+    }
+    let all = futures_join(done).await;
+    assert!(all.iter().all(|d| *d == all[0]));
+    assert!(stat(&house, &all[0]).await.complete);
+}
+
+/// Drives futures together on one task.
+async fn futures_join<F: Future<Output = String>>(futures: Vec<F>) -> Vec<String> {
+    let mut pinned: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(move |context| {
+        for (future, done) in &mut pinned {
+            if done.is_none() {
+                if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+                    *done = Some(value);
+                }
+            }
+        }
+        if pinned.iter().any(|p| p.1.is_none()) {
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(pinned.iter_mut().filter_map(|p| p.1.take()).collect())
+    })
+    .await
+}
