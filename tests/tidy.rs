@@ -140,10 +140,9 @@ fn unsafe_code_lives_in_the_kernels_only() {
 
 #[test]
 fn sql_is_spoken_in_the_store_only() {
-    for file in all_files()
-        .into_iter()
-        .filter(|f| !f.components().any(|c| c.as_os_str() == "store" || c.as_os_str() == "tests"))
-    {
+    for file in all_files().into_iter().filter(|f| {
+        !f.components().any(|c| ["store", "store.rs", "tests"].iter().any(|s| c.as_os_str() == *s))
+    }) {
         let text = fs::read_to_string(&file).unwrap();
         for word in [concat!("SELECT", " "), concat!("INSERT", " INTO"), concat!("UPDATE ", "trials")] {
             assert!(!text.contains(word), "{} speaks SQL: {word}", file.display());

@@ -66,7 +66,7 @@ fn connect(global: &Global) -> Result<kapell_rpc::Client, CliError> {
     Ok(kapell_rpc::Client::connect(&global.coordinator, None)?)
 }
 
-fn with_runtime(work: impl Future<Output = Outcome>) -> Outcome {
+fn with_runtime<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
         CliError::new(exit::UNEXPECTED, "io", format!("cannot start the event loop: {e}"), "")
     })?;

@@ -49,20 +49,15 @@ fn local(reference: Option<&str>, global: &Global) -> Result<Local, CliError> {
     if let Some(dir) = reference.map(Path::new).filter(|p| p.is_dir()) {
         return Ok(Local { dir: dir.to_owned(), label: dir.display().to_string() });
     }
-    let reference = reference.unwrap_or("champion").to_owned();
-    let client = connect(global);
-    let mut found = None;
-    with_runtime(async {
-        found = Some(from_registry(&client?.with_patience(Duration::ZERO), &reference).await);
-        Ok(0)
-    })?;
-    match found {
-        Some(Err(e)) if e.code == "unreachable" => from_data_dir(&paths::data_dir(None)?, &reference)
-            .map_err(|here| {
-                if here.exit == exit::USAGE && here.code == "no-models" { unreachable(e) } else { here }
-            }),
-        Some(result) => result,
-        None => Err(anyhow::anyhow!("the registry was not asked").into()),
+    let reference = reference.unwrap_or("champion");
+    // Once: where nobody listens there may be a model here.
+    let asked = with_runtime(async {
+        from_registry(&connect(global)?.with_patience(Duration::ZERO), reference).await
+    });
+    match asked {
+        Err(e) if e.code == "unreachable" => from_data_dir(&paths::data_dir(None)?, reference)
+            .map_err(|here| if here.code == "no-models" { unreachable(e) } else { here }),
+        result => result,
     }
 }
 

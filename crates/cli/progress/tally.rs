@@ -78,7 +78,8 @@ impl Tally {
             .filter(|t| !t.ended)
             .map(|t| f64::from(t.epochs.saturating_sub(t.epoch)) * t.epoch_cost)
             .sum();
-        (self.cost_done > 0.0).then(|| left * self.started.elapsed().as_secs_f64() / self.cost_done)
+        (self.cost_done > 0.0 && left > 0.0)
+            .then(|| left * self.started.elapsed().as_secs_f64() / self.cost_done)
     }
 
     pub(crate) fn event(&mut self, event: &v1::Event) -> Change {
