@@ -185,6 +185,20 @@ fn five_notes_are_more_than_four_voices() {
     assert_eq!(four_voices(&frames, 0, 0), Err(DecodeError::TooManyNotes { frame: 1, notes: 5 }));
 }
 
+#[test]
+fn a_held_note_stays_in_its_voice_even_where_that_moves_another_far() {
+    let tokens =
+        tokens("START/(72, False)/(60, False)/(59, False)/(48, False)/|||/(59, False)/(60, True)/END");
+    let voices = decode(&tokens).and_then(|frames| four_voices(&frames, 0, 0)).unwrap_or_default();
+    let pitches =
+        voices.map(|notes| notes.iter().map(|note| (note.pitch.midi, note.duration)).collect::<Vec<_>>());
+    let frame = TICKS_PER_FRAME;
+    assert_eq!(
+        pitches,
+        [vec![(72, frame), (59, frame)], vec![(60, 2 * frame)], vec![(59, frame)], vec![(48, frame)]]
+    );
+}
+
 /// Encodes frames by way of four voices.
 fn round_trip(frames: &[Frame]) -> Result<Vec<Frame>, String> {
     let voices = four_voices(frames, 0, 0).map_err(|error| error.to_string())?;
