@@ -227,6 +227,25 @@ fn a_jump_forward_at_the_end_of_an_incomplete_measure_is_no_music() {
 }
 
 #[test]
+fn a_pickup_is_as_long_as_its_notes_though_another_part_rests_for_a_whole_bar() {
+    let part = |id: &str, pickup: &str| {
+        let bar = note("C4", 8, "");
+        format!(
+            "<part id='{id}'><measure number='0' implicit='yes'>{TWO}{pickup}</measure><measure number='1'>{bar}\
+             </measure></part>"
+        )
+    };
+    let rest = "<note><rest/><duration>8</duration></note>";
+    let score = read(&format!(
+        "<score-partwise>{}{}</score-partwise>",
+        part("A", &note("G4", 2, "")),
+        part("B", rest)
+    ));
+    assert_eq!(score.measures[1].start, TICKS_PER_QUARTER);
+    assert_eq!(short(&score.parts[1].notes), "60@2+8");
+}
+
+#[test]
 fn measures_in_which_parts_differ_last_as_long_as_the_longest() {
     let forward = "<forward><duration>6</duration></forward>";
     let measures = format!(
