@@ -19,7 +19,6 @@ pub(crate) async fn coordinator(args: CoordinatorArgs, global: &Global) -> Outco
         min_free_bytes: args.min_free,
     };
     let mut running = kapell_coordinator::start(config).await?;
-    tracing::info!(address = %running.addr(), "the coordinator listens");
     tokio::select! {
         () = stopped(stop) => tracing::info!("told to stop"),
         failed = running.wait() => return Err(failed.into()),

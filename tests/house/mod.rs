@@ -184,7 +184,7 @@ impl House {
         for line in lines.by_ref().map_while(Result::ok) {
             seen.push_str(&line);
             let record: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let Some(address) = record["fields"]["address"].as_str() {
+            if let Some(address) = record["fields"]["addr"].as_str() {
                 self.url = format!("http://{address}");
                 // Somebody must read on, or the coordinator would wait for a full pipe.
                 let log = self.path("coordinator.log");

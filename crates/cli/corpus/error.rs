@@ -73,25 +73,25 @@ impl CorpusError {
         }
     }
 
-    /// Stable, snake_case.
+    /// Stable, kebab-case.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::UnknownCorpus { .. } | Self::UnknownVersion { .. } => "corpus_not_found",
-            Self::UnknownPiece { .. } => "piece_not_found",
-            Self::Name { .. } => "bad_corpus_name",
-            Self::BuiltIn { .. } => "built_in_corpus",
-            Self::NotFetched { .. } => "nothing_to_fetch",
-            Self::Fetch { .. } => "fetch_failed",
-            Self::HashMismatch { .. } => "hash_mismatch",
+            Self::UnknownCorpus { .. } | Self::UnknownVersion { .. } => "corpus-not-found",
+            Self::UnknownPiece { .. } => "piece-not-found",
+            Self::Name { .. } => "bad-corpus-name",
+            Self::BuiltIn { .. } => "built-in-corpus",
+            Self::NotFetched { .. } => "nothing-to-fetch",
+            Self::Fetch { .. } => "fetch-failed",
+            Self::HashMismatch { .. } => "hash-mismatch",
             Self::Damaged { .. } | Self::Edition(_) => "damaged",
-            Self::NotAFolder { .. } => "not_a_folder",
-            Self::NothingReadable { .. } => "nothing_readable",
-            Self::Strict { .. } => "unreadable_files",
-            Self::SplitFile { .. } => "bad_split_file",
-            Self::Build(_) => "bad_corpus",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk_full",
+            Self::NotAFolder { .. } => "not-a-folder",
+            Self::NothingReadable { .. } => "nothing-readable",
+            Self::Strict { .. } => "unreadable-files",
+            Self::SplitFile { .. } => "bad-split-file",
+            Self::Build(_) => "bad-corpus",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk-full",
             Self::Io { .. } => "io",
-            Self::NoHome { .. } => "no_home",
+            Self::NoHome { .. } => "no-home",
         }
     }
 

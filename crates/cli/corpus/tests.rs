@@ -74,7 +74,7 @@ fn a_new_version_keeps_the_parts_of_known_pieces_even_of_those_that_were_away() 
     }
     assert_eq!(load_from(&library, "mine:1").unwrap().corpus, first);
     let missing = load_from(&library, "mine:9").unwrap_err();
-    assert_eq!((missing.exit_code(), missing.code()), (exit::USAGE, "corpus_not_found"));
+    assert_eq!((missing.exit_code(), missing.code()), (exit::USAGE, "corpus-not-found"));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn strict_adds_nothing_where_a_file_cannot_be_read() {
     let (dir, library) = setting(3);
     fs::write(dir.path().join("in/cut.mxl"), b"PK").unwrap();
     let error = add(&library, "mine", &dir.path().join("in"), None, true).unwrap_err();
-    assert_eq!((error.exit_code(), error.code()), (exit::USAGE, "unreadable_files"));
+    assert_eq!((error.exit_code(), error.code()), (exit::USAGE, "unreadable-files"));
     assert!(error.to_string().contains("cut.mxl"), "{error}");
     assert!(library.names().unwrap().is_empty());
 }
@@ -191,7 +191,7 @@ fn an_archive_with_another_hash_is_not_taken() {
     fs::write(&file, b"something else").unwrap();
     for fetched in FETCHED {
         let error = fetch(&library, fetched.name, Some(&file)).unwrap_err();
-        assert_eq!((error.exit_code(), error.code()), (exit::INTEGRITY, "hash_mismatch"));
+        assert_eq!((error.exit_code(), error.code()), (exit::INTEGRITY, "hash-mismatch"));
         assert!(!fetched.is_here(&library));
     }
 }
