@@ -1,7 +1,7 @@
 //! What lives only in memory: leases, who is connected, who waits for work or for news. A restart loses nothing
 //! of weight: leases are adopted from the store, the rest comes back by itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,6 @@ struct Inner {
     workers: HashMap<String, LiveWorker>,
     /// Trials that came back to the queue, and when.
     returned: HashMap<i64, Duration>,
-    draining: HashSet<String>,
 }
 
 struct LiveWorker {
@@ -89,7 +88,7 @@ impl Live {
                 After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
                 After::Unwish { held } => inner.table.wish(held, None),
                 After::Returned { trial } => drop(inner.returned.insert(trial, now)),
-                After::Drain { worker } => inner.drain(worker),
+                After::Drain { worker } => inner.push(&worker, Push::Drain),
                 After::Wake => wake = true,
                 After::Told { seq } => newest = Some(seq),
             }
@@ -140,12 +139,9 @@ impl Live {
         entry.heard_ms = now_ms();
     }
 
-    /// A new process has registered as `worker`: earlier wishes are void.
+    /// A process has registered as `worker`.
     pub(crate) fn registered(&self, worker: &str) {
         self.heard(worker);
-        let mut inner = self.inner();
-        inner.draining.remove(worker);
-        drop(inner);
         self.wake();
     }
 
@@ -160,13 +156,10 @@ impl Live {
     }
 
     /// Renews leases, and says what the worker should know.
-    pub(crate) fn beat(&self, worker: &str, held: &[Held]) -> (BeatAnswer, bool) {
+    pub(crate) fn beat(&self, worker: &str, held: &[Held]) -> BeatAnswer {
         self.heard(worker);
         let now = self.now();
-        let mut inner = self.inner();
-        let answer = inner.table.beat(now, worker, held);
-        let drain = inner.draining.contains(worker);
-        (answer, drain)
+        self.inner().table.beat(now, worker, held)
     }
 
     /// Takes an attempt over from an earlier process.
@@ -229,11 +222,6 @@ impl Inner {
     fn order(&mut self, held: Held, worker: &str, order: Order, reason: String) {
         self.table.wish(held, Some(order));
         self.push(worker, Push::Order(held, order, reason));
-    }
-
-    fn drain(&mut self, worker: String) {
-        self.push(&worker, Push::Drain);
-        self.draining.insert(worker);
     }
 
     /// A full or broken channel is no loss: the next beat is answered with the same.

@@ -92,6 +92,7 @@ impl From<StoreError> for Status {
         match error {
             StoreError::Refused(refusal) => refuse(refusal.reason, refusal.message),
             StoreError::DiskFull => refuse(reason::DISK_FULL, error.to_string()),
+            StoreError::Overloaded => refuse(reason::OVERLOADED, error.to_string()),
             StoreError::Closed => refuse(reason::SHUTTING_DOWN, error.to_string()),
             StoreError::Failed(_) => refuse(reason::STORE_FAILED, error.to_string()),
             StoreError::Sql(sqlx::Error::PoolClosed) => {

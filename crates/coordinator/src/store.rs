@@ -14,6 +14,8 @@ pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod studies;
+#[cfg(test)]
+mod tests;
 pub(crate) mod trials;
 pub(crate) mod upkeep;
 pub(crate) mod workers;

@@ -6,7 +6,7 @@ use crate::service::Shared;
 use crate::store::{StoreError, upkeep, workers};
 
 /// How often the limits of studies are looked at, and blobs swept.
-const AGE_EVERY: Duration = Duration::from_secs(5);
+const AGE_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Blobs that were asked for or uploaded this recently are somebody's next checkpoint.
 pub(crate) const SWEEP_GRACE: Duration = Duration::from_secs(300);
@@ -23,7 +23,7 @@ pub(crate) async fn run(shared: Shared) {
         if aged.elapsed() >= AGE_EVERY {
             let by = aged.elapsed();
             aged = Instant::now();
-            tell("limits", shared.store.writer.write(move |tx| Box::pin(upkeep::age(tx, by))).await);
+            tell("limits", age(&shared, by).await);
         }
         if swept.elapsed() >= SWEEP_EVERY {
             swept = Instant::now();
@@ -52,6 +52,13 @@ async fn lose_expired(shared: &Shared) -> Result<(), StoreError> {
             .writer
             .write(move |tx| Box::pin(async move { upkeep::lose(tx, held, &worker).await }))
             .await?;
+    }
+    Ok(())
+}
+
+async fn age(shared: &Shared, by: Duration) -> Result<(), StoreError> {
+    if upkeep::any_ages(&mut *shared.store.readers.acquire().await?).await? {
+        shared.store.writer.write(move |tx| Box::pin(upkeep::age(tx, by))).await?;
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use tonic::{Response, Status, Streaming};
 
 use super::{Shared, bad_request, is_gone};
 use crate::live::Push;
-use crate::store::{upkeep, workers};
+use crate::store::upkeep;
+use crate::store::workers::{self, WorkerRow};
 
 /// Answers that wait to be sent.
 const ANSWERS_MAX: usize = 64;
@@ -54,8 +55,8 @@ async fn serve(
                 if beat.worker != worker || beat.incarnation != incarnation {
                     return Err(bad_request("a heartbeat channel is one worker's"));
                 }
-                known(shared, &worker, &incarnation).await?;
-                answer(shared, beat).await?
+                let drain = known(shared, &worker, &incarnation).await?.state == "draining";
+                answer(shared, beat, drain).await?
             }
             None => tokio::select! {
                 beat = beats.next() => match beat {
@@ -80,15 +81,14 @@ async fn serve(
 }
 
 /// A worker whose name another process has taken is told so with its next beat.
-async fn known(shared: &Shared, worker: &str, incarnation: &str) -> Result<(), Status> {
+async fn known(shared: &Shared, worker: &str, incarnation: &str) -> Result<WorkerRow, Status> {
     let mut conn = shared.store.readers.acquire().await.map_err(crate::store::StoreError::from)?;
-    workers::known(&mut conn, worker, incarnation).await?;
-    Ok(())
+    Ok(workers::known(&mut conn, worker, incarnation).await?)
 }
 
-async fn answer(shared: &Shared, beat: v1::Beat) -> Result<v1::Orders, Status> {
+async fn answer(shared: &Shared, beat: v1::Beat, drain: bool) -> Result<v1::Orders, Status> {
     let held: Vec<Held> = beat.held.iter().map(|h| Held { trial: h.trial_id, attempt: h.attempt }).collect();
-    let (answer, drain) = shared.live.beat(&beat.worker, &held);
+    let answer = shared.live.beat(&beat.worker, &held);
     if !answer.heard.is_empty() {
         let heard = answer.heard;
         shared.store.writer.write(move |tx| Box::pin(async move { upkeep::heard(tx, &heard).await })).await?;

@@ -28,6 +28,9 @@ pub(crate) enum StoreError {
     Failed(String),
     #[error("the coordinator is ending")]
     Closed,
+    /// More waits for the writer than it may.
+    #[error("the coordinator has more to write than it can: try again in a moment")]
+    Overloaded,
     /// A row that no version of this program writes.
     #[error("the database holds what it should not: {0}")]
     Corrupt(String),
@@ -79,6 +82,7 @@ impl StoreError {
             Self::Refused(r) => Self::Refused(r.clone()),
             Self::DiskFull => Self::DiskFull,
             Self::Closed => Self::Closed,
+            Self::Overloaded => Self::Overloaded,
             Self::Corrupt(text) => Self::Corrupt(text.clone()),
             Self::Failed(text) => Self::Failed(text.clone()),
             Self::Sql(error) => Self::Failed(error.to_string()),

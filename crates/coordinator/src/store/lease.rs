@@ -21,6 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WORKS_MAX: u32 = 64;
 const ANSWERS_KEPT: i64 = 64;
 
+/// Active studies with something in the queue.
+const SHARES: &str = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
+               FROM studies s
+               JOIN study_counts q ON q.study = s.id AND q.state = 'QUEUED' AND q.n > 0
+               LEFT JOIN study_counts r ON r.study = s.id AND r.state = 'RUNNING'
+               WHERE s.state = 'ACTIVE' AND (?1 IS NULL OR s.name = ?1 OR s.uuid = ?1)";
+
+/// The first of a study's queue that came back from a worker, and the first that did not, in queue order.
+const CANDIDATES: &str = "SELECT * FROM (SELECT id, avoid_worker, number FROM trials
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2 ORDER BY number LIMIT 1)
+               UNION ALL
+               SELECT * FROM (SELECT id, avoid_worker, number FROM trials
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker = ?2 ORDER BY number LIMIT 1)
+               ORDER BY number";
+
+/// Queued trials of the shape of another one.
+const MATES: &str = "SELECT id FROM trials WHERE study = ?1 AND state = 'QUEUED'
+                   AND shape_key = (SELECT shape_key FROM trials WHERE id = ?2)
+               ORDER BY number LIMIT ?3";
+
 /// A request for work.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -123,13 +143,8 @@ async fn pick(tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, Sto
 
 /// The active studies with something in the queue that this worker may serve.
 async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreError> {
-    let sql = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
-               FROM studies s
-               JOIN study_counts q ON q.study = s.id AND q.state = 'QUEUED' AND q.n > 0
-               LEFT JOIN study_counts r ON r.study = s.id AND r.state = 'RUNNING'
-               WHERE s.state = 'ACTIVE' AND (?1 IS NULL OR s.name = ?1 OR s.uuid = ?1)";
     let rows: Vec<(i64, f64, Option<String>, i64)> =
-        sqlx::query_as(sql).bind(worker.study.as_deref()).fetch_all(&mut tx.conn).await?;
+        sqlx::query_as(SHARES).bind(worker.study.as_deref()).fetch_all(&mut tx.conn).await?;
     let devices = worker.devices();
     let suits =
         |device: &Option<String>| device.as_ref().is_none_or(|kind| devices.iter().any(|d| d.kind == *kind));
@@ -144,16 +159,9 @@ async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreErro
         .collect())
 }
 
-/// The first of the queue that came back from this worker, and the first that did not, in queue order.
 async fn candidates(tx: &mut Tx, study: i64, worker: &str) -> Result<Vec<Candidate>, StoreError> {
-    let sql = "SELECT * FROM (SELECT id, avoid_worker, number FROM trials
-                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2 ORDER BY number LIMIT 1)
-               UNION ALL
-               SELECT * FROM (SELECT id, avoid_worker, number FROM trials
-                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker = ?2 ORDER BY number LIMIT 1)
-               ORDER BY number";
     let rows: Vec<(i64, Option<String>, i64)> =
-        sqlx::query_as(sql).bind(study).bind(worker).fetch_all(&mut tx.conn).await?;
+        sqlx::query_as(CANDIDATES).bind(study).bind(worker).fetch_all(&mut tx.conn).await?;
     let candidate = |(trial, avoid, _)| Candidate { trial, avoid, waited: tx.live.waited(trial) };
     Ok(rows.into_iter().map(candidate).collect())
 }
@@ -163,10 +171,7 @@ async fn mates(tx: &mut Tx, study: i64, first: i64, max_mates: u32) -> Result<Ve
     if max_mates <= 1 {
         return Ok(Vec::new());
     }
-    let sql = "SELECT id FROM trials WHERE study = ?1 AND state = 'QUEUED'
-                   AND shape_key = (SELECT shape_key FROM trials WHERE id = ?2)
-               ORDER BY number LIMIT ?3";
-    Ok(sqlx::query_scalar(sql)
+    Ok(sqlx::query_scalar(MATES)
         .bind(study)
         .bind(first)
         .bind(max_mates.min(WORKS_MAX) - 1)
@@ -250,4 +255,20 @@ async fn load(tx: &mut Tx, held: Held) -> Result<Leased, StoreError> {
     let best = super::report::checkpoint(&mut tx.conn, held.trial, "best").await?;
     let spec = tx.spec(row.study).await?;
     Ok(Leased { held, row, resume, best, spec })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::{open, plan};
+
+    #[tokio::test]
+    async fn every_look_up_of_a_lease_is_by_an_index() {
+        let house = open().await;
+        for sql in [super::SHARES, super::CANDIDATES, super::MATES] {
+            for line in plan(&house.store, sql).await {
+                let scan = line.starts_with("SCAN") && !line.contains("subquery");
+                assert!(!scan, "{line} in {sql}");
+            }
+        }
+    }
 }

@@ -16,6 +16,8 @@ use crate::live::Live;
 /// Older versions can corrupt a database when the WAL is reset.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS: u32 = 4;
+/// The writer's page cache, in KiB: the index of configurations is written all over when a large study is expanded.
+const CACHE_KIB: u32 = 128 * 1024;
 
 /// Every schema there ever was, oldest first.
 const MIGRATIONS: &[(i64, &str, &str)] =
@@ -46,7 +48,8 @@ pub(crate) async fn open(
         .statement_cache_capacity(512)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full);
-    let mut conn = SqliteConnection::connect_with(&options).await?;
+    let wide = options.clone().pragma("cache_size", format!("-{CACHE_KIB}"));
+    let mut conn = SqliteConnection::connect_with(&wide).await?;
     check_version(&mut conn).await?;
     migrate(&mut conn).await?;
     let readers = SqlitePoolOptions::new()

@@ -150,8 +150,7 @@ fn trial_gate(trial: Option<&TrialRow>, candidate: Option<&Candidate>, ask: &Ask
         (Some(t), Some(_)) if t.state == "COMPLETE" || ask.allow_partial => (true, String::new()),
         (Some(t), Some(_)) => (false, format!("trial {}/{} is {}", t.study_name, t.number, t.state)),
     };
-    let value = trial.map(|t| f64::from(t.number));
-    Gate { name: "trial".into(), passed, value, threshold: None, reason }
+    Gate { name: "trial".into(), passed, value: None, threshold: None, reason }
 }
 
 fn val_loss_gate(candidate: &Candidate, max: f64) -> Gate {

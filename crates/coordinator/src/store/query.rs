@@ -24,6 +24,10 @@ const TRIAL: &str = "SELECT t.*, s.name AS study_name, s.uuid AS study_uuid, s.c
 const STUDY: &str = "SELECT uuid, name, state, reason, spec_toml, corpus, corpus_digest, split_digest,
         configurations, created_at_ms FROM studies";
 
+const BEST: &str =
+    "SELECT id FROM trials WHERE study = ? AND state = 'COMPLETE' ORDER BY objective, number LIMIT 1";
+const BEST_OF_HIGH: &str = "SELECT id FROM trials WHERE study = ? AND state = 'COMPLETE' ORDER BY objective DESC, number DESC LIMIT 1";
+
 /// The answer that a request was given before, if it was.
 pub(crate) async fn answer(
     conn: &mut SqliteConnection,
@@ -173,12 +177,8 @@ pub(crate) async fn best(
     direction: Direction,
 ) -> Result<Option<i64>, StoreError> {
     let sql = match direction {
-        Direction::Minimize => {
-            "SELECT id FROM trials WHERE study = ? AND state = 'COMPLETE' ORDER BY objective, number LIMIT 1"
-        }
-        Direction::Maximize => {
-            "SELECT id FROM trials WHERE study = ? AND state = 'COMPLETE' ORDER BY objective DESC, number DESC LIMIT 1"
-        }
+        Direction::Minimize => BEST,
+        Direction::Maximize => BEST_OF_HIGH,
     };
     Ok(sqlx::query_scalar(sql).bind(study).fetch_optional(conn).await?)
 }
@@ -275,4 +275,18 @@ pub(crate) async fn trials(
     }
     let rows = query.fetch_all(conn).await?;
     rows.iter().map(|row| TrialRow::from_row(row).map_err(Into::into)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::{open, plan};
+
+    #[tokio::test]
+    async fn the_best_trial_is_the_first_of_an_index() {
+        let house = open().await;
+        for sql in [super::BEST, super::BEST_OF_HIGH] {
+            let plan = plan(&house.store, sql).await;
+            assert_eq!(plan, ["SEARCH trials USING COVERING INDEX trials_best (study=?)"]);
+        }
+    }
 }

@@ -360,11 +360,12 @@ pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, S
         let paused = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
         state = trials::step(tx, &paused, TrialEvent::Resume, "").await?;
     }
-    if let (TrialState::Complete, Some(target), Some(value)) = (state, spec.limits.target, trial.objective) {
-        if value == target || spec.objective.better(value, target) {
-            let why = format!("trial {} reached the target: {value} (wanted {target})", trial.name());
-            limit(tx, trial.study, &why).await?;
-        }
+    let reached = trial.objective.zip(spec.limits.target).filter(|(value, target)| {
+        state == TrialState::Complete && (value == target || spec.objective.better(*value, *target))
+    });
+    if let Some((value, target)) = reached {
+        let why = format!("trial {} reached the target: {value} (wanted {target})", trial.name());
+        limit(tx, trial.study, &why).await?;
     }
     Ok(state)
 }

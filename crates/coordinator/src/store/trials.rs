@@ -101,14 +101,6 @@ pub(crate) async fn step(
     let order_why = why;
     let why = told(&change, why);
     save(tx, trial, &before, &change, &why).await?;
-    for effect in &change.effects {
-        if let Effect::Order { attempt, order } = *effect {
-            let held = Held { trial: trial.id, attempt };
-            let (worker, reason) = (trial.worker.clone().unwrap_or_default(), order_why.to_owned());
-            tx.after.push(After::Order { held, worker, order, reason });
-        }
-        apply(tx, trial, *effect, &change.next, &why).await?;
-    }
     tracing::info!(
         study = trial.study_name,
         trial = trial.number,
@@ -118,6 +110,14 @@ pub(crate) async fn step(
         reason = why,
         "trial"
     );
+    for effect in &change.effects {
+        if let Effect::Order { attempt, order } = *effect {
+            let held = Held { trial: trial.id, attempt };
+            let (worker, reason) = (trial.worker.clone().unwrap_or_default(), order_why.to_owned());
+            tx.after.push(After::Order { held, worker, order, reason });
+        }
+        apply(tx, trial, *effect, &change.next, &why).await?;
+    }
     Ok(change.next.state)
 }
 

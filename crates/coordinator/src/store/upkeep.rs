@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kapell_dispatch::lease::restart_grace;
 use kapell_dispatch::{Held, TrialEvent};
+use sqlx::SqliteConnection;
 
 use super::studies::adopted_wish;
 use super::{StoreError, Tx, report, trials};
@@ -58,6 +59,12 @@ pub(crate) async fn lose(tx: &mut Tx, held: Held, worker: &str) -> Result<(), St
         }
         Err(error) => Err(error),
     }
+}
+
+/// Is there an active study with a limit of its time?
+pub(crate) async fn any_ages(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM studies WHERE state = 'ACTIVE' AND max_hours IS NOT NULL)";
+    Ok(sqlx::query_scalar(sql).fetch_one(conn).await?)
 }
 
 /// Adds to the time of active studies that have a limit of it, and ends those that have reached it.

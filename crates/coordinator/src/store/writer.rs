@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use kapell_dispatch::{Held, Order};
 use kapell_search::StudySpec;
 use sqlx::SqliteConnection;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Specs, StoreError, now_ms};
 use crate::live::Live;
 
-/// Requests that wait for the writer; more are told to come back.
+/// Requests that wait for the writer, and how long others wait to get into the queue before they are told to come back.
 const QUEUE_MAX: usize = 4096;
+const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Requests that share a commit at most, and how long a batch may collect.
 const BATCH_MAX: usize = 256;
 const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
@@ -136,7 +138,10 @@ impl Writer {
                 (stands, settle)
             })
         });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.send_timeout(job, QUEUE_WAIT_MAX).await.map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => StoreError::Overloaded,
+            SendTimeoutError::Closed(_) => StoreError::Closed,
+        })?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }

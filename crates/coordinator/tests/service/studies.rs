@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use kapell_coordinator::{DataDirError, StartError, start};
-use kapell_rpc::v1::{StudyState, TrialState};
+use kapell_rpc::v1::{Outcome, StudyState, TrialState};
 use kapell_rpc::{digest, v1};
 
-use crate::harness::{House, SPEC, config, reason};
+use crate::harness::{Hand, House, SPEC, config, reason};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_study_is_created_once_and_another_of_its_name_is_refused_with_the_difference() {
@@ -80,6 +80,23 @@ async fn a_target_that_is_reached_ends_the_study() {
     assert_eq!(study.state(), StudyState::Complete);
     assert!(study.reason.contains("reached the target"), "{}", study.reason);
     assert_eq!(house.state(2).await, TrialState::Canceled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_whose_time_is_over_is_complete_and_says_so() {
+    let house = House::open().await;
+    let spec = SPEC.replace("[space]", "limits = { max_hours = 1e-6 }\n[space]");
+    house.create_as("a", &spec).await.unwrap();
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let request = v1::WatchStudyRequest { study: "demo".into(), after: 0, follow_forever: false };
+    let mut events = house.studies().watch_study(request).await.unwrap().into_inner();
+    while events.message().await.unwrap().is_some() {}
+    let study = house.study().await;
+    assert_eq!((study.state(), study.trials.unwrap().canceled), (StudyState::Complete, 2));
+    assert!(study.reason.contains("time"), "{}", study.reason);
+    let late = hand.finish(Hand::finish_request(&work, Outcome::Complete)).await.unwrap_err();
+    assert_eq!(reason(&late), "stale-attempt");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

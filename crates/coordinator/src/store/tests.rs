@@ -1,0 +1,147 @@
+//! The writer's promises, on a real database: batches, savepoints, a full disk, rows that cannot be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+
+use super::{Store, StoreError, bad_request, blobs};
+use crate::live::Live;
+
+/// A store on a folder of its own.
+pub(super) struct House {
+    pub(super) store: Store,
+    _dir: tempfile::TempDir,
+}
+
+pub(super) async fn open() -> House {
+    let dir = tempfile::tempdir().unwrap();
+    let live = Arc::new(Live::new(Duration::from_secs(30)));
+    let (store, _, _) = super::open(&dir.path().join("kapell.db"), live).await.unwrap();
+    House { store, _dir: dir }
+}
+
+/// How SQLite would answer a query, a line each.
+pub(super) async fn plan(store: &Store, sql: &str) -> Vec<String> {
+    let mut conn = store.readers.acquire().await.unwrap();
+    let rows: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+            .fetch_all(&mut *conn)
+            .await
+            .unwrap();
+    rows.into_iter().map(|r| r.3).collect()
+}
+
+fn name(i: u64) -> String {
+    format!("sha256:{i:064}")
+}
+
+async fn add(store: &Store, i: u64, fail: bool) -> Result<(), StoreError> {
+    store
+        .writer
+        .write(move |tx| {
+            Box::pin(async move {
+                blobs::add(tx, &name(i), i).await?;
+                if fail { Err(bad_request("no")) } else { Ok(()) }
+            })
+        })
+        .await
+}
+
+async fn count(store: &Store) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM blobs").fetch_one(&store.readers).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_fails_in_a_batch_fails_alone() {
+    let house = open().await;
+    let mut tasks = Vec::new();
+    for i in 0..300 {
+        let store = house.store.clone();
+        tasks.push(tokio::spawn(async move { add(&store, i, i % 3 == 0).await }));
+    }
+    for (i, task) in tasks.into_iter().enumerate() {
+        let refused = matches!(task.await.unwrap(), Err(StoreError::Refused(_)));
+        assert_eq!(refused, i % 3 == 0, "request {i}");
+    }
+    assert_eq!(count(&house.store).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_said_and_gone_on_after() {
+    let house = open().await;
+    let limit = |pages: u32| {
+        let store = house.store.clone();
+        async move {
+            store
+                .writer
+                .write(move |tx| {
+                    Box::pin(async move {
+                        let sql = AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+                        sqlx::query(sql).execute(&mut tx.conn).await?;
+                        Ok(())
+                    })
+                })
+                .await
+                .unwrap();
+        }
+    };
+    limit(1).await;
+    let mut written = 0;
+    let full = loop {
+        match add(&house.store, written, false).await {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, StoreError::DiskFull), "{full}");
+    assert_eq!(count(&house.store).await, i64::try_from(written).unwrap(), "what was acknowledged is there");
+    limit(1_000_000).await;
+    add(&house.store, written, false).await.unwrap();
+    assert_eq!(count(&house.store).await, i64::try_from(written).unwrap() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_no_state_machine_produces_are_refused_by_the_schema() {
+    let house = open().await;
+    let rows = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0);
+        INSERT INTO studies (id, uuid, name, state, spec_toml, corpus, corpus_digest, split_digest, vocabulary, weight,
+            configurations, created_at_ms)
+        VALUES (1, 'u', 's', 'ACTIVE', '', 'c',
+            'sha256:0000000000000000000000000000000000000000000000000000000000000000', 'd', 1, 1.0, 1, 0);
+        INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
+        VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);";
+    let setup = house.store.writer.write(move |tx| {
+        Box::pin(async move {
+            sqlx::raw_sql(rows).execute(&mut tx.conn).await?;
+            Ok(())
+        })
+    });
+    setup.await.unwrap();
+    for impossible in [
+        "UPDATE trials SET state = 'RUNNING'",
+        "UPDATE trials SET state = 'RUNNING', attempts = 2, running_attempt = 1",
+        "UPDATE trials SET running_attempt = 1, attempts = 1",
+        "UPDATE trials SET state = 'FAILED'",
+        "UPDATE trials SET state = 'COMPLETE', ended_at_ms = 1, epochs = 2, best_epoch = 1, objective = 1.0",
+        "UPDATE trials SET state = 'DANCING'",
+        "UPDATE trials SET failures = 1",
+        "UPDATE studies SET state = 'COMPLETE'",
+        "INSERT INTO trials (study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
+         VALUES (1, 2, '{}', 'h', 'k', 0, 3, 0)",
+        "INSERT INTO measurements VALUES (1, 1, 1, 1.0, 1.0, 1.0, 1.0, 'w', 0, 0)",
+        "DELETE FROM blobs",
+    ] {
+        let done = house
+            .store
+            .writer
+            .write(move |tx| {
+                Box::pin(async move {
+                    sqlx::query(impossible).execute(&mut tx.conn).await?;
+                    Ok(())
+                })
+            })
+            .await;
+        assert!(matches!(done, Err(StoreError::Sql(_))), "{impossible}: {done:?}");
+    }
+}
