@@ -256,7 +256,7 @@ impl Worker {
             _ => (Stop::Release, "the worker drains"),
         };
         let count = self.held().len();
-        tracing::info!(attempts = count, "leaving: {why}");
+        tracing::info!(attempts = count, because = ?reason.as_ref().unwrap_or(&Leave::Shutdown), "leaving");
         self.held().values().for_each(|control| control.raise(stop, why));
         self.held_changed.notify_one();
         let all = async { while attempts.join_next().await.is_some() {} };

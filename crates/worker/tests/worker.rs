@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kapell_music::corpus::{Corpus, Kind, PartOfSplit, Piece, Protocol};
@@ -98,6 +98,15 @@ fn start(fake: &Fake, script: Script) -> Running {
     start_with(fake, script.start(), |_| {})
 }
 
+/// Waits until a trainer's counter is there.
+async fn reaches(counter: &AtomicU64, count: u64) {
+    let in_time = Instant::now() + LONG;
+    while counter.load(Ordering::Relaxed) < count {
+        assert!(Instant::now() < in_time, "training stands still");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// The model file of a checkpoint that the coordinator has.
 fn model_of(fake: &Fake, checkpoint: Option<v1::Checkpoint>) -> String {
     let blobs = fake.blobs.0.lock().unwrap();
@@ -159,9 +168,11 @@ async fn a_canceled_trial_stops_within_two_seconds() {
 async fn a_cancellation_is_answered_in_time_even_amid_a_long_step() {
     let fake = Fake::start();
     let script = Script { update_time: Duration::from_secs(4), ..Script::endless() };
+    let begun = script.begun.clone();
     let _worker = start(&fake, script);
     fake.queue(work(7, train_work(&fake)));
     fake.held(7).await;
+    reaches(&begun, 1).await;
     let ordered = Instant::now();
     fake.order(7, What::Cancel(v1::Stop::default()));
     let finish = fake.finish_of(7).await;
@@ -179,11 +190,7 @@ async fn no_epoch_is_lost_or_doubled_while_the_coordinator_is_away() {
     fake.until("three epochs", |s| (s.reported.len() >= 3).then_some(())).await;
 
     fake.kill();
-    let (at_kill, in_time) = (made.load(Ordering::Relaxed), Instant::now() + LONG);
-    while made.load(Ordering::Relaxed) < at_kill + 200 {
-        assert!(Instant::now() < in_time, "training stands still");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    reaches(&made, made.load(Ordering::Relaxed) + 200).await;
     fake.restart();
 
     let finish = fake.finish_of(7).await;
@@ -350,6 +357,7 @@ async fn a_paused_or_pruned_trial_leaves_a_checkpoint() {
 async fn checkpoints_on_the_interval_are_recorded_behind_their_epochs() {
     let fake = Fake::start();
     let _worker = start(&fake, Script { epochs: 40, ..Script::default() });
+    fake.with(|s| s.report_takes = Duration::from_millis(30));
     fake.queue(work(7, v1::TrainWork { checkpoint_every_ms: 5, ..train_work(&fake) }));
     fake.finish_of(7).await;
     fake.with(|state| {

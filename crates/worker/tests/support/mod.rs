@@ -35,6 +35,8 @@ pub(crate) struct State {
     /// For each, the newest epoch that had been reported when it came.
     pub(crate) recorded_behind: Vec<u32>,
     pub(crate) finished: Vec<(Instant, v1::FinishRequest)>,
+    /// How long a report takes to be taken.
+    pub(crate) report_takes: Duration,
     /// Reasons to refuse with, by method.
     pub(crate) refuse_register: Option<&'static str>,
     pub(crate) refuse_lease: Option<&'static str>,
@@ -271,6 +273,7 @@ impl WorkerService for Service {
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
+        tokio::time::sleep(self.with(|state| state.report_takes)).await;
         self.with(|state| {
             check(state.refuse_report)?;
             let last_epoch = request.measurements.last().map_or(0, |m| m.epoch);

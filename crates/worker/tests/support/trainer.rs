@@ -26,7 +26,8 @@ pub(crate) struct Script {
     pub(crate) val_losses: Vec<f64>,
     /// Size of `model.safetensors`.
     pub(crate) model_bytes: usize,
-    /// Updates that were made, over all attempts.
+    /// Updates that were begun and made, over all attempts.
+    pub(crate) begun: Arc<AtomicU64>,
     pub(crate) made: Arc<AtomicU64>,
 }
 
@@ -39,6 +40,7 @@ impl Default for Script {
             then: Then::End,
             val_losses: vec![0.5, 0.3, 0.1, 0.2, 0.4],
             model_bytes: 2000,
+            begun: Arc::default(),
             made: Arc::default(),
         }
     }
@@ -92,6 +94,7 @@ impl Training for Run {
                 Then::Panic => panic!("the script says so"),
             }
         }
+        self.script.begun.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.script.update_time);
         self.update += 1;
         self.script.made.fetch_add(1, Ordering::Relaxed);
