@@ -26,10 +26,19 @@ pub(super) struct Setting<'a> {
 
 /// The melody's score with its part as it is and three voices under it.
 pub(super) fn harmonized(score: &Score, part: usize, setting: Setting<'_>) -> Score {
-    let end = score.duration();
-    let melody = Part { id: "P1".into(), name: PART_NAMES[0].into(), ..score.parts[part].clone() };
-    let lower = (1..VOICES).map(|voice| sung_part(voice, setting, end));
-    Score { parts: std::iter::once(melody).chain(lower).collect(), ..score.clone() }
+    let notes = score.parts[part].notes.clone();
+    let melody = Part { id: "P1".into(), name: PART_NAMES[0].into(), notes, written_until: 0 };
+    let mut piece = Score {
+        title: score.title.clone(),
+        composer: score.composer.clone(),
+        parts: vec![melody],
+        measures: score.measures.clone(),
+        tempo: score.tempo,
+    };
+    // Of the melody's notes and the measures: other parts of its score, and rests after its end, may reach further.
+    let end = piece.duration();
+    piece.parts.extend((1..VOICES).map(|voice| sung_part(voice, setting, end)));
+    piece
 }
 
 /// A score of decoded voices alone, in 4/4.

@@ -86,7 +86,8 @@ fn find_part(score: &Score, wanted: &str) -> Option<usize> {
 }
 
 fn part_name(at: usize, part: &Part) -> String {
-    if part.name.trim().is_empty() { format!("part {}", at + 1) } else { part.name.trim().to_owned() }
+    let words: Vec<&str> = part.name.split_whitespace().collect();
+    if words.is_empty() { format!("part {}", at + 1) } else { words.join(" ") }
 }
 
 fn is_called_melody(name: &str) -> bool {
