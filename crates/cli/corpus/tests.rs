@@ -150,13 +150,13 @@ fn a_bad_split_file_is_refused_with_its_place() {
 fn names_that_are_taken_or_no_names_are_refused() {
     let (dir, library) = setting(1);
     for (name, code) in [
-        ("chorales", "built_in_corpus"),
-        ("exercises", "built_in_corpus"),
-        ("../up", "bad_corpus_name"),
-        ("archives", "bad_corpus_name"),
-        ("Big", "bad_corpus_name"),
-        ("a:b", "bad_corpus_name"),
-        ("", "bad_corpus_name"),
+        ("chorales", "built-in-corpus"),
+        ("exercises", "built-in-corpus"),
+        ("../up", "bad-corpus-name"),
+        ("archives", "bad-corpus-name"),
+        ("Big", "bad-corpus-name"),
+        ("a:b", "bad-corpus-name"),
+        ("", "bad-corpus-name"),
     ] {
         let error = add(&library, name, &dir.path().join("in"), None, false).unwrap_err();
         assert_eq!((error.code(), error.exit_code()), (code, exit::USAGE), "{name}");

@@ -61,7 +61,7 @@ mod tests {
             midis.iter().map(name).collect()
         };
         assert_eq!(names(0, &[61, 63, 66, 68, 70]), ["C1", "E-1", "F1", "G1", "B-1"]);
-        assert_eq!(names(-3, &[60, 63, 66, 71]), ["C0", "E-1", "F1", "B0"]);
+        assert_eq!(names(-3, &[60, 63, 66, 71, 69]), ["C0", "E-1", "G-1", "B0", "A0"]);
         assert_eq!(names(4, &[61, 63, 72, 70]), ["C1", "D1", "B1", "A1"]);
     }
 }
