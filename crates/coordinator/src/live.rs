@@ -2,6 +2,7 @@
 //! of weight: leases are adopted from the store, the rest comes back by itself.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ pub(crate) struct Live {
     queue: watch::Sender<u64>,
     told: watch::Sender<i64>,
     closing: watch::Sender<bool>,
+    space_low: AtomicBool,
 }
 
 impl Live {
@@ -57,6 +59,7 @@ impl Live {
             queue: watch::Sender::new(0),
             told: watch::Sender::new(0),
             closing: watch::Sender::new(false),
+            space_low: AtomicBool::new(false),
         }
     }
 
@@ -199,6 +202,11 @@ impl Live {
         let inner = self.inner();
         let worker = inner.workers.get(worker)?;
         Some((worker.heard_ms, now.saturating_sub(worker.heard) >= self.lease))
+    }
+
+    /// Notes whether disk space is low, and says whether it was: a change is worth a line in the log.
+    pub(crate) fn space_was_low(&self, low: bool) -> bool {
+        self.space_low.swap(low, Ordering::Relaxed)
     }
 
     /// Everybody who was heard of, and when (wall clock).

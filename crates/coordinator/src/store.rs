@@ -4,8 +4,10 @@
 //! may happen, update it where it is still as loaded, commit, and only then tell anybody.
 
 pub(crate) mod blobs;
+pub(crate) mod checkpoints;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod finish;
 pub(crate) mod lease;
 pub(crate) mod models;
 mod open;

@@ -11,8 +11,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, bad_request, heartbeat, refuse, wire};
 use crate::data_dir::free_bytes;
+use crate::store::checkpoints::{self, NewCheckpoint};
+use crate::store::finish::{self, Finish};
 use crate::store::lease::{self, Ask};
-use crate::store::report::{self, Finish, NewCheckpoint, Reported};
+use crate::store::report::{self, Reported};
 use crate::store::workers::{self, NewWorker, Numerics};
 
 /// The longest that a call for work waits.
@@ -96,7 +98,7 @@ impl WorkerService for Workers {
         self.0
             .store
             .writer
-            .write(move |tx| Box::pin(async move { report::record(tx, held, &new).await }))
+            .write(move |tx| Box::pin(async move { checkpoints::record(tx, held, &new).await }))
             .await?;
         Ok(Response::new(v1::RecordCheckpointResponse {}))
     }
@@ -111,7 +113,7 @@ impl WorkerService for Workers {
         let finish = Finish {
             held: Held { trial: request.trial_id, attempt: request.attempt },
             outcome,
-            reason: request.reason,
+            reason: head(&request.reason),
             last: request.r#final,
             seconds: request.seconds,
             log_tail: request.log_tail,
@@ -121,7 +123,7 @@ impl WorkerService for Workers {
             .0
             .store
             .writer
-            .write(move |tx| Box::pin(async move { report::finish(tx, &finish).await }))
+            .write(move |tx| Box::pin(async move { finish::finish(tx, &finish).await }))
             .await?;
         let state = convert::trial_state_from_name(state.name()).unwrap_or_default();
         Ok(Response::new(v1::FinishResponse { state: state.into() }))
@@ -167,15 +169,13 @@ impl Workers {
     fn space_is_low(&self) -> bool {
         let config = &self.0.config;
         match free_bytes(&config.data_dir) {
-            Ok(free) if free < config.min_free_bytes => {
-                tracing::warn!(
-                    free,
-                    min_free = config.min_free_bytes,
-                    "too little disk space: nothing is leased"
-                );
-                true
+            Ok(free) => {
+                let low = free < config.min_free_bytes;
+                if self.0.live.space_was_low(low) != low {
+                    tracing::warn!(free, min_free = config.min_free_bytes, leasing = !low, "disk space");
+                }
+                low
             }
-            Ok(_) => false,
             Err(error) => {
                 tracing::warn!(%error, "cannot tell how much disk space is left");
                 false
@@ -231,6 +231,12 @@ fn new_worker(request: v1::RegisterRequest) -> Result<NewWorker, Status> {
             dtype: numerics.dtype,
         },
     })
+}
+
+/// What is kept of a reason: it is shown in a table.
+fn head(reason: &str) -> String {
+    const CHARS_MAX: usize = 2000;
+    reason.chars().take(CHARS_MAX).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -189,7 +189,7 @@ async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -
         return Err(StoreError::Corrupt(format!("a lease left trial {} {}", trial.name(), state.name())));
     };
     let held = Held { trial: trial.id, attempt };
-    let last = super::report::checkpoint(&mut tx.conn, trial.id, "last").await?;
+    let last = super::checkpoints::checkpoint(&mut tx.conn, trial.id, "last").await?;
     let start_epoch = last.as_ref().map_or(0, |c| c.epoch);
     let sql =
         "INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype,
@@ -251,8 +251,8 @@ async fn load(tx: &mut Tx, held: Held) -> Result<Leased, StoreError> {
     let row = row.ok_or_else(|| {
         Refusal::new(reason::STALE_ATTEMPT, format!("attempt {} does not hold its trial", held.attempt))
     })?;
-    let resume = super::report::checkpoint(&mut tx.conn, held.trial, "last").await?;
-    let best = super::report::checkpoint(&mut tx.conn, held.trial, "best").await?;
+    let resume = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "last").await?;
+    let best = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "best").await?;
     let spec = tx.spec(row.study).await?;
     Ok(Leased { held, row, resume, best, spec })
 }

@@ -11,7 +11,7 @@ use super::error::bad_request;
 use super::models::{self, AliasRow, Lineage, LineageAttempt};
 use super::rows::{CheckpointRow, StudyView, TrialRow};
 use super::workers::Numerics;
-use super::{Specs, StoreError, Tx, blobs, events, query, report, studies};
+use super::{Specs, StoreError, Tx, blobs, checkpoints, events, query, studies};
 
 /// What is to be promoted, under which conditions.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ async fn candidate(
     let mut found = None;
     for role in roles {
         if found.is_none() {
-            found = report::checkpoint(conn, trial.id, role).await?;
+            found = checkpoints::checkpoint(conn, trial.id, role).await?;
         }
     }
     let Some(checkpoint) = found else { return Ok(None) };

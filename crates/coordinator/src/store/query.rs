@@ -8,7 +8,7 @@ use kapell_search::{Config, OptionValue};
 use sqlx::{AssertSqlSafe, FromRow, SqliteConnection};
 
 use super::error::{bad_request, not_found};
-use super::rows::{AttemptRow, MeasurementRow, StudyRow, StudyView, TrialRow};
+use super::rows::{AttemptRow, FailureRow, MeasurementRow, StudyRow, StudyView, TrialRow};
 use super::studies::StudyCore;
 use super::{Refusal, Specs, StoreError, Tx};
 
@@ -156,7 +156,8 @@ pub(crate) async fn study(
         None => None,
     };
     let duplicates = sqlx::query_scalar(
-        "SELECT count(*) - count(DISTINCT config_hash || '/' || replicate) FROM trials WHERE study = ?",
+        "SELECT count(*) FROM (SELECT 1 FROM trials WHERE study = ? GROUP BY config_hash, replicate
+                               HAVING count(*) > 1)",
     )
     .bind(id)
     .fetch_one(&mut *conn)
@@ -193,15 +194,45 @@ async fn lost(conn: &mut SqliteConnection, study: i64, best: bool, last: bool) -
     Ok(sqlx::query_scalar(sql).bind(study).bind(best).bind(last).fetch_one(conn).await?)
 }
 
-async fn failures(
-    conn: &mut SqliteConnection,
-    study: i64,
-) -> Result<Vec<super::rows::FailureRow>, StoreError> {
+async fn failures(conn: &mut SqliteConnection, study: i64) -> Result<Vec<FailureRow>, StoreError> {
     let sql = "SELECT t.reason AS reason, count(*) AS count, group_concat(DISTINCT a.worker) AS workers,
                       min(t.number) AS example
                FROM trials t LEFT JOIN attempts a ON a.trial = t.id AND a.attempt = t.attempts
                WHERE t.study = ? AND t.state = 'FAILED' GROUP BY t.reason ORDER BY count(*) DESC, t.reason";
-    Ok(sqlx::query_as(sql).bind(study).fetch_all(conn).await?)
+    let rows: Vec<FailureRow> = sqlx::query_as(sql).bind(study).fetch_all(conn).await?;
+    Ok(merge(rows))
+}
+
+/// Groups reasons that differ in their numbers only ("loss became NaN at epoch 3, update 41"); the most frequent
+/// one speaks for its group.
+fn merge(rows: Vec<FailureRow>) -> Vec<FailureRow> {
+    let mut groups: Vec<(String, FailureRow)> = Vec::new();
+    for row in rows {
+        let kind = without_numbers(&row.reason);
+        match groups.iter_mut().find(|g| g.0 == kind) {
+            Some((_, group)) => {
+                group.count = group.count.saturating_add(row.count);
+                group.example = group.example.min(row.example);
+                let workers = group.workers.iter().chain(&row.workers).flat_map(|w| w.split(','));
+                let workers: std::collections::BTreeSet<&str> = workers.collect();
+                group.workers = Some(workers.into_iter().collect::<Vec<_>>().join(","));
+            }
+            None => groups.push((kind, row)),
+        }
+    }
+    groups.sort_by_key(|g| std::cmp::Reverse(g.1.count));
+    groups.into_iter().map(|g| g.1).collect()
+}
+
+fn without_numbers(reason: &str) -> String {
+    let mut kind = String::with_capacity(reason.len());
+    for c in reason.chars() {
+        let c = if c.is_ascii_digit() { '#' } else { c };
+        if !(c == '#' && kind.ends_with('#')) {
+            kind.push(c);
+        }
+    }
+    kind
 }
 
 /// Which trials, in which order.
@@ -288,5 +319,23 @@ mod tests {
             let plan = plan(&house.store, sql).await;
             assert_eq!(plan, ["SEARCH trials USING COVERING INDEX trials_best (study=?)"]);
         }
+    }
+
+    #[test]
+    fn failures_that_differ_in_numbers_only_are_one_group() {
+        let row = |reason: &str, count, workers: &str, example| super::FailureRow {
+            reason: reason.into(),
+            count,
+            workers: Some(workers.into()),
+            example,
+        };
+        let groups = super::merge(vec![
+            row("out of memory", 3, "a", 9),
+            row("NaN at epoch 3, update 41", 2, "a,b", 5),
+            row("NaN at epoch 12, update 7", 2, "c", 4),
+        ]);
+        let told: Vec<_> = groups.iter().map(|g| (g.reason.as_str(), g.count, g.example)).collect();
+        assert_eq!(told, [("NaN at epoch 3, update 41", 4, 4), ("out of memory", 3, 9)]);
+        assert_eq!(groups[0].workers.as_deref(), Some("a,b,c"));
     }
 }

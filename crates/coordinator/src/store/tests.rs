@@ -145,3 +145,43 @@ async fn rows_that_no_state_machine_produces_are_refused_by_the_schema() {
         assert!(matches!(done, Err(StoreError::Sql(_))), "{impossible}: {done:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_nobody_waits_for_any_more_is_done_all_the_same() {
+    let house = open().await;
+    let slow = house.store.writer.write(|tx| {
+        Box::pin(async move {
+            for i in 0..50 {
+                blobs::add(tx, &name(i), i).await?;
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+    });
+    let mut slow = Box::pin(slow);
+    // Polled once it is in the queue; then whoever asked goes away.
+    let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(slow.as_mut().poll(cx).is_pending())).await;
+    assert!(polled);
+    drop(slow);
+    add(&house.store, 50, false).await.unwrap();
+    assert_eq!(count(&house.store).await, 51);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failed_disk_nothing_is_acknowledged_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = Arc::new(Live::new(Duration::from_secs(30)));
+    let (store, writer, failed) = super::open(&dir.path().join("kapell.db"), live).await.unwrap();
+    add(&store, 1, false).await.unwrap();
+    let broken = store.writer.write(|tx| {
+        Box::pin(async move {
+            blobs::add(tx, &name(2), 2).await?;
+            Err::<(), _>(StoreError::Failed("disk I/O error".into()))
+        })
+    });
+    assert!(matches!(broken.await, Err(StoreError::Failed(_))));
+    assert!(failed.await.unwrap().contains("disk I/O error"));
+    writer.await.unwrap();
+    assert!(matches!(add(&store, 3, false).await, Err(StoreError::Closed)));
+    assert_eq!(count(&store).await, 1);
+}

@@ -75,6 +75,15 @@ pub(crate) async fn load_held(tx: &mut Tx, held: Held) -> Result<TrialCore, Stor
     Ok(trial)
 }
 
+/// A fenced statement that has met no row: the attempt does not hold its trial.
+pub(crate) fn fence_held(rows: u64, held: Held) -> Result<(), StoreError> {
+    if rows == 1 {
+        return Ok(());
+    }
+    let text = format!("attempt {} does not hold trial {} any more", held.attempt, held.trial);
+    Err(Refusal::new(reason::STALE_ATTEMPT, text).into())
+}
+
 /// The refusal of an attempt that does not hold its trial.
 pub(crate) fn stale(trial: &TrialCore, attempt: u32) -> StoreError {
     let text = format!("attempt {attempt} does not hold trial {}, which is {}", trial.name(), trial.state);

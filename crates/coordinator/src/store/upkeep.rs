@@ -8,7 +8,7 @@ use kapell_dispatch::{Held, TrialEvent};
 use sqlx::SqliteConnection;
 
 use super::studies::adopted_wish;
-use super::{StoreError, Tx, report, trials};
+use super::{StoreError, Tx, finish, trials};
 
 /// Adopts the attempts that ran when the last process ended: each has `grace` to be heard of, bounded in total.
 pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreError> {
@@ -80,7 +80,7 @@ pub(crate) async fn age(tx: &mut Tx, by: Duration) -> Result<(), StoreError> {
                WHERE state = 'ACTIVE' AND max_hours IS NOT NULL AND elapsed_ms >= max_hours * 3600000";
     let over: Vec<(i64, f64)> = sqlx::query_as(sql).fetch_all(&mut tx.conn).await?;
     for (study, hours) in over {
-        report::limit(tx, study, &format!("its time of {hours} hours is over")).await?;
+        finish::limit(tx, study, &format!("its time of {hours} hours is over")).await?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kapell_rpc::v1;
+use kapell_rpc::v1::control_worker_request::Action;
 use kapell_rpc::v1::{Outcome, TrialState};
 
 use crate::harness::{Hand, House, SPEC, reason, row};
@@ -164,6 +165,65 @@ async fn little_space_stops_leasing_and_nothing_else() {
     let hand = house.worker("w", "1").await;
     assert_eq!(hand.lease("r1", 1).await.unwrap(), []);
     assert_eq!(house.state(1).await, TrialState::Queued);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cordoned_worker_gets_nothing_and_a_drained_one_is_told_to_leave() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let control = |action: Action| {
+        let request = v1::ControlWorkerRequest { name: "w".into(), action: action.into() };
+        let mut studies = house.studies();
+        async move { studies.control_worker(request).await.unwrap().into_inner().state }
+    };
+    assert_eq!(control(Action::Cordon).await, "cordoned");
+    assert_eq!(hand.lease("r1", 1).await.unwrap(), []);
+    assert_eq!(control(Action::Uncordon).await, "ready");
+    let work = hand.one("r2").await;
+    let workers = house.studies().list_workers(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
+    assert_eq!((workers[0].busy, workers[0].trials.clone()), (1, vec!["demo/1".to_owned()]));
+    let (beats, mut orders) = heart(&hand).await;
+    let held = vec![v1::Held { trial_id: work.trial_id, attempt: work.attempt }];
+    beats.send(beat(&hand, held.clone())).await.unwrap();
+    assert_eq!(orders.message().await.unwrap().unwrap().orders, []);
+    assert_eq!(control(Action::Drain).await, "draining");
+    let drain = |orders: v1::Orders| matches!(orders.orders[0].what, Some(v1::order::What::Drain(_)));
+    assert!(drain(orders.message().await.unwrap().unwrap()), "pushed");
+    beats.send(beat(&hand, held)).await.unwrap();
+    assert!(drain(orders.message().await.unwrap().unwrap()), "and repeated");
+    assert_eq!(hand.lease("r3", 1).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_that_failed_on_a_worker_goes_to_another_one_first() {
+    let house = House::open().await;
+    house.create_as("c", &SPEC.replace("[8, 16]", "[8]")).await.unwrap();
+    let (one, other) = (house.worker("one", "1").await, house.worker("other", "1").await);
+    let work = one.one("r1").await;
+    one.finish(Hand::finish_request(&work, Outcome::Failed)).await.unwrap();
+    assert_eq!(one.lease("r2", 1).await.unwrap(), [], "left to the other one");
+    assert_eq!(other.one("r3").await.attempt, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trials_of_one_shape_are_leased_together_to_a_worker_that_fuses_them() {
+    let house = House::open().await;
+    let spec = SPEC.replace("hidden = [8, 16]", "hidden = [8, 16]\ndropout = [0.0, 0.2, 0.4]");
+    house.create_as("c", &spec).await.unwrap();
+    let hand = house.worker("w", "1").await;
+    let request = v1::LeaseRequest {
+        worker: "w".into(),
+        incarnation: "1".into(),
+        request_id: "r1".into(),
+        max_works: 1,
+        max_mates: 8,
+        wait_ms: 0,
+    };
+    let works = hand.client.clone().lease(request).await.unwrap().into_inner().works;
+    assert_eq!(works.len(), 3);
+    let shape = |w: &v1::Work| crate::harness::train(w).shape_key.clone();
+    assert!(works.iter().all(|w| shape(w) == shape(&works[0])));
 }
 
 type Beats = tokio::sync::mpsc::Sender<v1::Beat>;

@@ -1,0 +1,86 @@
+//! Checkpoints: recorded by the attempt that holds the trial, when their blobs are here and their epoch is measured.
+
+use kapell_dispatch::{Held, TrialState};
+use kapell_rpc::reason;
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::rows::CheckpointRow;
+use super::trials::{self, TrialCore, fence_held, fenced};
+use super::{Refusal, StoreError, Tx, blobs, events};
+
+/// A checkpoint as a worker announces it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NewCheckpoint {
+    pub(crate) role: &'static str,
+    pub(crate) digest: String,
+    pub(crate) epoch: u32,
+    pub(crate) val_loss: Option<f64>,
+    /// The files of its manifest, which the caller has read and checked.
+    pub(crate) manifest: kapell_rpc::manifest::Manifest,
+}
+
+/// Records checkpoints whose blobs are here; an equal one again changes nothing.
+pub(crate) async fn record(tx: &mut Tx, held: Held, new: &[NewCheckpoint]) -> Result<(), StoreError> {
+    let trial = trials::load_held(tx, held).await?;
+    for checkpoint in new {
+        blobs::add_manifest(tx, &checkpoint.digest, &checkpoint.manifest).await?;
+        if checkpoint.epoch > trial.epochs {
+            let text = format!(
+                "trial {}: a checkpoint of epoch {} before that epoch is measured (newest: {})",
+                trial.name(),
+                checkpoint.epoch,
+                trial.epochs
+            );
+            return Err(Refusal::new(reason::EPOCH_GAP, text).into());
+        }
+        put(tx, &trial, held, checkpoint).await?;
+    }
+    Ok(())
+}
+
+async fn put(tx: &mut Tx, trial: &TrialCore, held: Held, new: &NewCheckpoint) -> Result<(), StoreError> {
+    let known: Option<(String, u32)> =
+        sqlx::query_as("SELECT digest, epoch FROM checkpoints WHERE trial = ? AND role = ?")
+            .bind(held.trial)
+            .bind(new.role)
+            .fetch_optional(&mut tx.conn)
+            .await?;
+    if known == Some((new.digest.clone(), new.epoch)) {
+        return Ok(());
+    }
+    let sql = concat!(
+        fenced!(
+            "INSERT INTO checkpoints (trial, attempt, role, digest, epoch, val_loss, bytes, created_at_ms)
+             SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9 FROM trials"
+        ),
+        " ON CONFLICT (trial, role) DO UPDATE SET attempt = excluded.attempt, digest = excluded.digest,
+             epoch = excluded.epoch, val_loss = excluded.val_loss, bytes = excluded.bytes,
+             created_at_ms = excluded.created_at_ms"
+    );
+    let done = sqlx::query(sql)
+        .bind(held.trial)
+        .bind(held.attempt)
+        .bind(TrialState::Running { attempt: held.attempt }.name())
+        .bind(new.role)
+        .bind(&new.digest)
+        .bind(new.epoch)
+        .bind(new.val_loss)
+        .bind(i64::try_from(new.manifest.total_bytes()).unwrap_or(i64::MAX))
+        .bind(tx.at_ms)
+        .execute(&mut tx.conn)
+        .await?;
+    fence_held(done.rows_affected(), held)?;
+    let fields = json!({"role": new.role, "epoch": new.epoch, "digest": new.digest});
+    events::write(tx, trial.study, "trial.checkpointed", (trial.number, held.attempt), &fields).await
+}
+
+/// A trial's checkpoint of this role.
+pub(crate) async fn checkpoint(
+    conn: &mut SqliteConnection,
+    trial: i64,
+    role: &'static str,
+) -> Result<Option<CheckpointRow>, StoreError> {
+    let sql = "SELECT digest, epoch, attempt, val_loss, bytes FROM checkpoints WHERE trial = ? AND role = ?";
+    Ok(sqlx::query_as(sql).bind(trial).bind(role).fetch_optional(conn).await?)
+}

@@ -1,0 +1,179 @@
+//! How an attempt ends: what must be there for COMPLETE, what is kept of its log, and what it means for the study.
+
+use kapell_dispatch::trial::Ending;
+use kapell_dispatch::{Held, Outcome, StudyEvent, StudyState, TrialEvent, TrialState};
+use kapell_rpc::reason;
+
+use super::checkpoints::{self, NewCheckpoint};
+use super::error::bad_request;
+use super::studies::STUDY_PAUSED;
+use super::trials::{self, TrialCore};
+use super::{Refusal, StoreError, Tx, studies};
+
+/// Bytes that are kept of an attempt's log.
+const LOG_BYTES_MAX: usize = 256 * 1024;
+
+/// How a worker ends its attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Finish {
+    pub(crate) held: Held,
+    pub(crate) outcome: Outcome,
+    pub(crate) reason: String,
+    /// With FAILED: trying again would end the same way.
+    pub(crate) last: bool,
+    pub(crate) seconds: f64,
+    pub(crate) log_tail: String,
+    pub(crate) checkpoints: Vec<NewCheckpoint>,
+}
+
+impl Finish {
+    fn ending(&self) -> Result<Ending, StoreError> {
+        Ok(match self.outcome {
+            Outcome::Complete => Ending::Complete,
+            Outcome::Pruned => Ending::Pruned,
+            Outcome::Paused => Ending::Paused,
+            Outcome::Failed => Ending::Failed { last: self.last },
+            Outcome::Released => Ending::Released,
+            Outcome::Canceled => Ending::Canceled,
+            Outcome::Lost => return Err(bad_request("a worker does not finish an attempt as LOST")),
+        })
+    }
+}
+
+/// Ends the attempt. What has ended so already is acknowledged again. Gives what the trial became.
+pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
+    let (held, ending) = (finish.held, finish.ending()?);
+    if let Some(state) = finished(tx, finish).await? {
+        keep_log(tx, finish).await?;
+        return Ok(state);
+    }
+    if !finish.checkpoints.is_empty() {
+        checkpoints::record(tx, held, &finish.checkpoints).await?;
+    }
+    let trial = trials::load_held(tx, held).await?;
+    let spec = tx.spec(trial.study).await?;
+    if ending == Ending::Complete {
+        complete(tx, &trial, spec.checkpoint.keep).await?;
+    }
+    keep_log(tx, finish).await?;
+    let study = study_state(tx, trial.study).await?;
+    let why = if ending == Ending::Paused && study != StudyState::Canceled {
+        STUDY_PAUSED
+    } else if ending == (Ending::Failed { last: finish.last }) && finish.reason.is_empty() {
+        "its worker gave no reason"
+    } else {
+        finish.reason.as_str()
+    };
+    let event = TrialEvent::Finish { attempt: held.attempt, ending };
+    let mut state = trials::step(tx, &trial, event, why).await?;
+    // The study was resumed while its worker was pausing.
+    if state == TrialState::Paused && study == StudyState::Active {
+        let paused = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
+        state = trials::step(tx, &paused, TrialEvent::Resume, "").await?;
+    }
+    let reached = trial.objective.zip(spec.limits.target).filter(|(value, target)| {
+        state == TrialState::Complete && (value == target || spec.objective.better(*value, *target))
+    });
+    if let Some((value, target)) = reached {
+        let why = format!("trial {} reached the target: {value} (wanted {target})", trial.name());
+        limit(tx, trial.study, &why).await?;
+    }
+    Ok(state)
+}
+
+/// Ends a study by one of its limits: what is open is canceled, and the study complete.
+pub(crate) async fn limit(tx: &mut Tx, study: i64, why: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE studies SET reason = ? WHERE id = ?")
+        .bind(why)
+        .bind(study)
+        .execute(&mut tx.conn)
+        .await?;
+    studies::step(tx, study, StudyEvent::Limit, why).await.map(drop)
+}
+
+async fn study_state(tx: &mut Tx, study: i64) -> Result<StudyState, StoreError> {
+    let name: String = sqlx::query_scalar("SELECT state FROM studies WHERE id = ?")
+        .bind(study)
+        .fetch_one(&mut tx.conn)
+        .await?;
+    StudyState::parse(&name).ok_or_else(|| StoreError::Corrupt(format!("study {study} is {name}")))
+}
+
+/// The trial's state, if the attempt has ended with this outcome before.
+async fn finished(tx: &mut Tx, finish: &Finish) -> Result<Option<TrialState>, StoreError> {
+    let outcome: Option<Option<String>> =
+        sqlx::query_scalar("SELECT outcome FROM attempts WHERE trial = ? AND attempt = ?")
+            .bind(finish.held.trial)
+            .bind(finish.held.attempt)
+            .fetch_optional(&mut tx.conn)
+            .await?;
+    if outcome.flatten().as_deref() != Some(finish.outcome.name()) {
+        return Ok(None);
+    }
+    match trials::load(tx, finish.held.trial).await? {
+        Some(trial) => Ok(Some(trial.machine()?.state)),
+        None => Ok(None),
+    }
+}
+
+/// COMPLETE means: every epoch measured, and the checkpoints there that the study keeps. Others go.
+async fn complete(
+    tx: &mut Tx,
+    trial: &TrialCore,
+    keep: kapell_search::study::Keep,
+) -> Result<(), StoreError> {
+    let incomplete = |what: String| {
+        let text = format!("trial {} is not complete: {what}", trial.name());
+        StoreError::from(Refusal::new(reason::INCOMPLETE, text))
+    };
+    if trial.epochs < trial.epochs_wanted {
+        return Err(incomplete(format!("{} of {} epochs are measured", trial.epochs, trial.epochs_wanted)));
+    }
+    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
+        let there = checkpoints::checkpoint(&mut tx.conn, trial.id, role).await?.is_some();
+        if kept && !there {
+            return Err(incomplete(format!("its {role} checkpoint is not here")));
+        }
+        if !kept && there {
+            sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
+                .bind(trial.id)
+                .bind(role)
+                .execute(&mut tx.conn)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the end of the attempt's log and the seconds it took.
+async fn keep_log(tx: &mut Tx, finish: &Finish) -> Result<(), StoreError> {
+    if finish.seconds.is_finite() && finish.seconds > 0.0 {
+        sqlx::query("UPDATE attempts SET seconds = ? WHERE trial = ? AND attempt = ? AND outcome IS NULL")
+            .bind(finish.seconds)
+            .bind(finish.held.trial)
+            .bind(finish.held.attempt)
+            .execute(&mut tx.conn)
+            .await?;
+    }
+    if finish.log_tail.is_empty() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO logs (trial, attempt, log) SELECT trial, attempt, ?3 FROM attempts
+               WHERE trial = ?1 AND attempt = ?2 ON CONFLICT (trial, attempt) DO UPDATE SET log = excluded.log";
+    sqlx::query(sql)
+        .bind(finish.held.trial)
+        .bind(finish.held.attempt)
+        .bind(tail(&finish.log_tail))
+        .execute(&mut tx.conn)
+        .await?;
+    Ok(())
+}
+
+/// The last 256 KiB, from a whole character on.
+fn tail(log: &str) -> &str {
+    let mut start = log.len().saturating_sub(LOG_BYTES_MAX);
+    while !log.is_char_boundary(start) {
+        start += 1;
+    }
+    log.get(start..).unwrap_or_default()
+}
