@@ -152,6 +152,14 @@ fn an_empty_score_is_written_and_has_no_notes() {
 }
 
 #[test]
+fn a_silent_measure_that_is_cut_short_gets_plain_rests() {
+    let measures = vec![measure("1", 0, 3 * Q), measure("2", 3 * Q, 4 * Q)];
+    let written = score(vec![vec![note(3 * Q, 4 * Q, 60)]], measures);
+    assert!(!write_musicxml(&written).contains("<rest measure"));
+    assert_eq!(read_back(&written).measures, written.measures);
+}
+
+#[test]
 fn tied_notes_sound_once_in_midi_and_what_ends_does_so_first() {
     use midly::{MidiMessage, TrackEventKind};
     let mut notes = vec![note(0, Q, 60), note(Q, Q, 60), note(2 * Q, Q, 60)];

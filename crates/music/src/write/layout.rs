@@ -84,7 +84,7 @@ pub(super) fn measures(score: &Score) -> Vec<Measure> {
         Some(last) => (last.start + last.duration, last.time, last.key),
         None => (0, (4, 4), KeySignature::default()),
     };
-    let full = i64::from(time.0.clamp(1, 64)) * 4 * TICKS_PER_QUARTER / i64::from(time.1.clamp(1, 64));
+    let full = full(time);
     let end = score.duration();
     let mut added = 0;
     while (start < end || measures.is_empty()) && added < MEASURES_ADDED_MAX {
@@ -104,6 +104,11 @@ pub(super) fn measures(score: &Score) -> Vec<Measure> {
         added += 1;
     }
     measures
+}
+
+/// Ticks of a measure that its time signature fills.
+pub(super) fn full(time: (u32, u32)) -> i64 {
+    i64::from(time.0.clamp(1, 64)) * 4 * TICKS_PER_QUARTER / i64::from(time.1.clamp(1, 64))
 }
 
 /// Something to write in one voice of one measure: a rest, or the notes of a chord.

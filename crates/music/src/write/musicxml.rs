@@ -175,7 +175,8 @@ fn write_lines(xml: &mut Xml, lines: &[Vec<Vec<&Note>>], measure: &Measure, divi
         if number > 1 {
             xml.line(&format!("<backup><duration>{}</duration></backup>", units(measure.duration)));
         }
-        if silent {
+        // Readers stretch a measure's rest to what the time signature says: a shorter measure gets plain rests.
+        if silent && measure.duration == layout::full(measure.time) {
             xml.open("note", "");
             xml.line("<rest measure=\"yes\"/>");
             xml.leaf("duration", &units(measure.duration));
