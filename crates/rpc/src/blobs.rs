@@ -31,8 +31,8 @@ impl Client {
     /// Uploads a file, unless it is there already. A cut upload goes on where it was cut.
     ///
     /// # Errors
-    /// [`Kind::Local`] if the file cannot be read, [`Kind::Integrity`] if it did not arrive as it was, else what
-    /// the coordinator answered.
+    /// As [`ClientError::local`] if the file cannot be read, [`Kind::Integrity`] if it did not arrive as it was,
+    /// else what the coordinator answered.
     pub async fn upload_file(&self, path: &Path) -> Result<Uploaded, ClientError> {
         let owned = path.to_owned();
         let hashed = blocking(move || digest::of_file(&owned)).await?;
@@ -74,8 +74,8 @@ impl Client {
     /// what a cut download left beside it is gone on from.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if other bytes came, [`Kind::Local`] if they cannot be written, else what the
-    /// coordinator answered.
+    /// [`Kind::Integrity`] if other bytes came, as [`ClientError::local`] if they cannot be written, else what
+    /// the coordinator answered.
     pub async fn download_file(&self, digest: &str, to: &Path) -> Result<u64, ClientError> {
         check_digest(digest)?;
         let open = to.to_owned();

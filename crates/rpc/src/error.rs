@@ -27,6 +27,10 @@ pub enum Kind {
     Temporary,
     /// A file on this side cannot be read or written.
     Local,
+    /// A file on this side is not there, or may not be touched.
+    LocalDenied,
+    /// No space is left on this side.
+    LocalFull,
     /// A bug, here or there.
     Unexpected,
 }
@@ -50,10 +54,16 @@ impl ClientError {
         Self { kind, message: message.into(), reason: String::new(), hint: None }
     }
 
-    /// A local file that cannot be read or written.
+    /// A local file that cannot be read or written; the kind tells a wrong path and a full disk from the rest.
     #[must_use]
     pub fn local(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::new(Kind::Local, format!("cannot {what} {}: {error}", path.display()))
+        use std::io::ErrorKind;
+        let kind = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory => Kind::LocalDenied,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::LocalFull,
+            _ => Kind::Local,
+        };
+        Self::new(kind, format!("cannot {what} {}: {error}", path.display()))
     }
 
     /// What the coordinator at `url` answered, or why it did not.
@@ -94,13 +104,13 @@ impl ClientError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::NotFound | Kind::Usage | Kind::Differs => 2,
+            Kind::NotFound | Kind::Usage | Kind::Differs | Kind::LocalDenied => 2,
             Kind::LostRace => 5,
             Kind::NotReady => 6,
             Kind::Integrity => 7,
             Kind::NotAuthorised => 8,
-            Kind::Unreachable | Kind::Temporary | Kind::Local => 75,
-            Kind::Unexpected => 1,
+            Kind::Unreachable | Kind::Temporary | Kind::LocalFull => 75,
+            Kind::Unexpected | Kind::Local => 1,
         }
     }
 
@@ -120,7 +130,8 @@ impl ClientError {
             Kind::NotAuthorised => "not-authorised",
             Kind::Unreachable => "unreachable",
             Kind::Temporary => "temporary",
-            Kind::Local => "local-file",
+            Kind::Local | Kind::LocalDenied => "local-file",
+            Kind::LocalFull => "local-disk-full",
             Kind::Unexpected => "unexpected",
         }
     }
@@ -129,7 +140,7 @@ impl ClientError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         let general = match self.kind {
-            Kind::NotAuthorised => Some("Give a token with --token-file or KAPELL_TOKEN."),
+            Kind::LocalFull => Some("Make room on this machine's disk."),
             Kind::Temporary => Some("Try again in a moment."),
             Kind::Integrity => Some("Transfer it again; if it stays so, the stored file is damaged."),
             Kind::Unexpected => Some("This is a bug: please report it with the coordinator's log."),
@@ -214,5 +225,29 @@ mod tests {
             assert_eq!(error.reason, reason);
             assert_eq!(error.is_temporary(), exit == 75);
         }
+    }
+
+    #[test]
+    fn a_wrong_path_a_full_disk_and_a_broken_one_have_exit_codes_of_their_own() {
+        use std::io::ErrorKind;
+        for (kind, exit) in [
+            (ErrorKind::NotFound, 2),
+            (ErrorKind::PermissionDenied, 2),
+            (ErrorKind::NotADirectory, 2),
+            (ErrorKind::StorageFull, 75),
+            (ErrorKind::QuotaExceeded, 75),
+            (ErrorKind::InvalidData, 1),
+            (ErrorKind::Other, 1),
+        ] {
+            let error = ClientError::local("write", std::path::Path::new("/x"), &kind.into());
+            assert_eq!(error.exit_code(), exit, "{kind:?}");
+            assert!(!error.is_temporary() && error.message.starts_with("cannot write /x: "));
+        }
+    }
+
+    #[test]
+    fn no_hint_names_a_flag_that_nothing_reads() {
+        let error = ClientError::new(Kind::NotAuthorised, "no");
+        assert_eq!((error.exit_code(), error.hint()), (8, None));
     }
 }
