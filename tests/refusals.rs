@@ -84,16 +84,18 @@ fn a_dry_run_counts_and_creates_nothing() {
 }
 
 #[test]
-fn a_melody_that_is_none_is_refused_with_advice() {
+fn a_melody_that_is_none_is_refused_with_advice_before_any_model_is_looked_for() {
     let house = House::new();
-    for (name, bytes) in [
-        ("broken.mxl", &b"PK\x03\x04 and then nothing"[..]),
-        ("empty.musicxml", b""),
-        ("score.mscz", b"PK\x03\x04"),
+    let bomb = b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'c'>]><score-partwise>&b;</score-partwise>";
+    for (name, bytes, expect) in [
+        ("broken.mxl", &b"PK\x03\x04 and then nothing"[..], "truncated"),
+        ("empty.musicxml", b"", "empty"),
+        ("bomb.musicxml", bomb, "entities"),
+        ("score.mscz", b"PK\x03\x04", "MuseScore"),
     ] {
         let path = house.path(name);
         std::fs::write(&path, bytes).unwrap();
-        let refused = house.run(&["harmonize", path.to_str().unwrap(), "--model", "/nonexistent", "--json"]);
-        assert!(matches!(refused.code, 2 | 75), "{name}: {} {}", refused.code, refused.stderr);
+        let refused = house.run(&["harmonize", path.to_str().unwrap(), "--json"]).fails(2).error();
+        assert!(refused["message"].as_str().unwrap().contains(expect), "{name}: {refused}");
     }
 }

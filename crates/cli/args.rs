@@ -107,7 +107,7 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// The study file; without it, the built-in demo.
     pub study: Option<PathBuf>,
@@ -178,14 +178,19 @@ pub(crate) struct WorkerArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkersCommand {
     /// All workers that the coordinator knows.
+    #[command(after_help = "Example:\n  kapell workers list --json")]
     List,
     /// One worker.
+    #[command(after_help = "Example:\n  kapell workers show node-3")]
     Show { name: String },
     /// Give it no new work.
+    #[command(after_help = "Example:\n  kapell workers cordon node-3")]
     Cordon { name: String },
     /// Give it work again.
+    #[command(after_help = "Example:\n  kapell workers uncordon node-3")]
     Uncordon { name: String },
     /// Let it checkpoint, release what it holds, and leave.
+    #[command(after_help = "Example:\n  kapell workers drain node-3")]
     Drain { name: String },
 }
 
@@ -197,8 +202,10 @@ pub(crate) enum StudyCommand {
     )]
     Create(CreateArgs),
     /// All studies.
+    #[command(after_help = "Example:\n  kapell study list --json")]
     List,
     /// One study, its coverage, its best trial and its failures.
+    #[command(after_help = "Example:\n  kapell study show my-study --json")]
     Show { study: String },
     /// Follow a study until it ends. Exit code 3 if trials FAILED, 4 if it was canceled.
     #[command(after_help = "Example:\n  kapell study watch my-study --json --after 1200")]
@@ -209,14 +216,19 @@ pub(crate) enum StudyCommand {
         after: u64,
     },
     /// Stop handing out trials; running ones checkpoint and wait.
+    #[command(after_help = "Example:\n  kapell study pause my-study")]
     Pause { study: String },
     /// Go on with a paused study.
+    #[command(after_help = "Example:\n  kapell study resume my-study")]
     Resume { study: String },
     /// End a study; running trials stop within seconds.
+    #[command(after_help = "Example:\n  kapell study cancel my-study")]
     Cancel { study: String },
     /// Remove a study that is not active, its trials, and checkpoints that nothing else needs.
+    #[command(after_help = "Example:\n  kapell study delete my-study")]
     Delete { study: String },
     /// Every key of a study file with its default.
+    #[command(after_help = "Example:\n  kapell study schema > my-study.toml")]
     Schema,
 }
 
@@ -246,8 +258,10 @@ pub(crate) enum TrialCommand {
     )]
     List(TrialListArgs),
     /// One trial: STUDY/NUMBER.
+    #[command(after_help = "Example:\n  kapell trial show my-study/12 --json")]
     Show { trial: String },
     /// What its worker wrote while it ran.
+    #[command(after_help = "Example:\n  kapell trial logs my-study/12 --attempt 1")]
     Logs {
         trial: String,
         /// Of this attempt; by default the newest.
@@ -255,6 +269,7 @@ pub(crate) enum TrialCommand {
         attempt: u32,
     },
     /// Queue a FAILED or CANCELED trial again.
+    #[command(after_help = "Example:\n  kapell trial retry my-study/12")]
     Retry { trial: String },
 }
 
@@ -287,8 +302,10 @@ pub(crate) enum ModelCommand {
     )]
     Promote(PromoteArgs),
     /// All versions of all models.
+    #[command(after_help = "Example:\n  kapell model list")]
     List,
     /// One version: NAME, NAME@ALIAS, NAME:VERSION, a digest, or a bare alias.
+    #[command(after_help = "Example:\n  kapell model show my-study@champion --lineage")]
     Show {
         #[arg(value_name = "REF")]
         model: String,
@@ -297,17 +314,20 @@ pub(crate) enum ModelCommand {
         lineage: bool,
     },
     /// What its aliases pointed at, and when.
+    #[command(after_help = "Example:\n  kapell model history my-study")]
     History {
         #[arg(value_name = "REF")]
         model: String,
     },
     /// Copy a version's files into a folder.
+    #[command(after_help = "Example:\n  kapell model pull my-study@champion ./champion")]
     Pull {
         #[arg(value_name = "REF")]
         model: String,
         dir: PathBuf,
     },
     /// Read all of a version's bytes and compare them with its digest.
+    #[command(after_help = "Example:\n  kapell model verify my-study:2")]
     Verify {
         #[arg(value_name = "REF")]
         model: String,
@@ -331,7 +351,7 @@ pub(crate) struct PromoteArgs {
     /// Only if the alias is at this generation (0: it does not exist yet).
     #[arg(long, value_name = "N")]
     pub expect_generation: Option<u64>,
-    /// Only if the candidate has this digest.
+    /// Only if the alias points at the version of this digest now.
     #[arg(long, value_name = "D")]
     pub expect_digest: Option<String>,
     /// Accept a study with FAILED, CANCELED or unfinished trials.
@@ -374,7 +394,7 @@ pub(crate) struct BenchTrainArgs {
     /// Threads; by default one a core.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Timed updates, after three that are not.
+    /// Timed updates, after two that are not.
     #[arg(long, default_value_t = 8)]
     pub steps: usize,
     /// With batch normalisation.
@@ -444,6 +464,16 @@ mod tests {
                     long.map(|l| format!("KAPELL_{l}")).as_deref()
                 );
             }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("kapell "), "{} shows no example", command.get_name());
             command.get_subcommands().for_each(check);
         }
         check(&command());

@@ -19,7 +19,7 @@ pub(crate) fn trial_flop(config: &Config, vocabulary: usize, tokens: usize) -> f
     bench::flops_per_token(&train, vocabulary) * tokens as f64 * f64::from(train.epochs)
 }
 
-/// Prints the estimate. Time comes from a second's measurement of a middle-sized trial on this machine.
+/// Prints the estimate. Time comes from a short measurement of the trial in the middle of the grid on this machine.
 pub(crate) fn print(spec: &StudySpec, corpus: &Corpus, json: bool) -> Result<(), CliError> {
     let vocabulary = corpus.vocabulary.len();
     let tokens: usize =
@@ -34,8 +34,10 @@ pub(crate) fn print(spec: &StudySpec, corpus: &Corpus, json: bool) -> Result<(),
         flop += trial_flop(&planned.config, vocabulary, tokens);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let flops = measured_flops()? * cores as f64;
-    let seconds = flop / flops;
+    let flops = measured_flops(&spec.planned(u32::try_from(spec.trials() / 2 + 1).unwrap_or(1)).config)?
+        * cores as f64;
+    // Starting and evaluating take their time, too.
+    let seconds = (flop / flops).max(1.0);
     if json {
         output::json(&serde_json::json!({
             "study": spec.name, "corpus": corpus.name, "trials": spec.trials(), "parameters": {"min": least, "max": most},
@@ -71,8 +73,8 @@ pub(crate) fn print(spec: &StudySpec, corpus: &Corpus, json: bool) -> Result<(),
 }
 
 /// Floating-point operations a second of one core in training.
-fn measured_flops() -> Result<f64, CliError> {
-    let middle = train_config(&Config::defaults(), 0, 1);
+fn measured_flops(config: &Config) -> Result<f64, CliError> {
+    let middle = train_config(config, 0, 1);
     let report = bench::train(&middle, 1).map_err(|e| CliError::from(anyhow::Error::new(e)))?;
     Ok(report.gflops * 1e9)
 }

@@ -50,8 +50,8 @@ fn dispatch(command: Command, global: &Global) -> Outcome {
         Command::Study { command } => with_runtime(study::run(command, global)),
         Command::Trial { command } => with_runtime(trial::run(command, global)),
         Command::Model { command } => with_runtime(model::run(command, global)),
-        Command::Harmonize(args) => resolve::harmonize(args, global),
-        Command::Compose(args) => resolve::compose(args, global),
+        Command::Harmonize(args) => resolve::harmonize(&args, global),
+        Command::Compose(args) => resolve::compose(&args, global),
         Command::Corpus { command } => Ok(corpus::run(command, global.json).map(|()| 0)?),
         Command::Bench { command } => bench::run(command, global),
         Command::Completions { shell } => {
@@ -70,7 +70,10 @@ fn with_runtime<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T,
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
         CliError::new(exit::UNEXPECTED, "io", format!("cannot start the event loop: {e}"), "")
     })?;
-    runtime.block_on(work)
+    let result = runtime.block_on(work);
+    // What still runs then was left on purpose: a download after Ctrl-C.
+    runtime.shutdown_background();
+    result
 }
 
 /// Tells an error: prose for people, one JSON object for scripts.
@@ -88,7 +91,8 @@ fn report(error: &CliError, json: bool) {
 }
 
 fn usage_error(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|a| a == "--json");
+    let variable = std::env::var("KAPELL_JSON").is_ok_and(|v| v == "true" || v == "1");
+    let json = variable || std::env::args_os().any(|a| a == "--json");
     if error.use_stderr() && json {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();

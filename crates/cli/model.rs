@@ -60,11 +60,20 @@ pub(crate) async fn run(command: ModelCommand, global: &Global) -> Outcome {
     Ok(0)
 }
 
-/// Downloads a version into `dir`, which must be empty or not there, and checks every byte. Returns their number.
+/// Downloads a version into `dir` and checks every byte. Returns their number. The same again, or what a cut
+/// download left, is gone on from; a folder with anything else in it is refused.
 pub(crate) async fn pull(client: &Client, version: &v1::ModelVersion, dir: &Path) -> Result<u64, CliError> {
-    if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+    let ours = |name: &str| {
+        version.files.iter().any(|f| name == f.name || name.starts_with(&format!("{}.", f.name)))
+    };
+    let entries = dir.read_dir().into_iter().flatten().flatten();
+    let stranger = entries.map(|e| e.file_name().to_string_lossy().into_owned()).find(|name| !ours(name));
+    if let Some(name) = stranger {
         let hint = "name an empty folder, or one that does not exist yet";
-        return Err(CliError::usage(format!("{} is not empty", dir.display()), hint));
+        return Err(CliError::usage(
+            format!("{} has other files in it, such as {name}", dir.display()),
+            hint,
+        ));
     }
     client.download_directory(&version.digest, dir).await?;
     Ok(version.files.iter().map(|f| f.bytes).sum())

@@ -4,9 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::error::CliError;
 
-/// `--data-dir`, or `$XDG_DATA_HOME/kapellmeister` (`~/.local/share/kapellmeister`).
+/// `--data-dir`, `KAPELL_DATA_DIR`, or the user's own.
 pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf, CliError> {
-    given.map_or_else(|| home("XDG_DATA_HOME", ".local/share"), |dir| Ok(dir.to_owned()))
+    let variable = std::env::var_os("KAPELL_DATA_DIR").filter(|v| !v.is_empty()).map(PathBuf::from);
+    given.map(Path::to_owned).or(variable).map_or_else(user_data_dir, Ok)
+}
+
+/// `$XDG_DATA_HOME/kapellmeister` (`~/.local/share/kapellmeister`).
+pub(crate) fn user_data_dir() -> Result<PathBuf, CliError> {
+    home("XDG_DATA_HOME", ".local/share")
 }
 
 /// `$XDG_CACHE_HOME/kapellmeister` (`~/.cache/kapellmeister`).

@@ -9,7 +9,7 @@ use kapell_rpc::{Client, v1};
 
 use crate::args::Global;
 use crate::error::{CliError, exit, file_error};
-use crate::music::{self, ComposeArgs, HarmonizeArgs};
+use crate::music::{self, ComposeArgs, HarmonizeArgs, Melody, PieceReport};
 use crate::{Outcome, connect, model, output, paths, with_runtime};
 
 /// Within a model's local folder: which version each alias points at.
@@ -22,26 +22,25 @@ pub(crate) struct Local {
     pub label: String,
 }
 
-pub(crate) fn harmonize(args: HarmonizeArgs, global: &Global) -> Outcome {
+pub(crate) fn harmonize(args: &HarmonizeArgs, global: &Global) -> Outcome {
+    let melody = Melody::read(args)?;
     let model = local(args.model.as_deref(), global)?;
-    let report = music::harmonize(&args, &model.dir, &model.label)?;
-    if global.json {
-        output::json(&report)
-    } else {
-        output::line(report.to_string())
-    }
+    print(&melody.harmonize(&model.dir, &model.label)?, global.json);
     Ok(0)
 }
 
-pub(crate) fn compose(args: ComposeArgs, global: &Global) -> Outcome {
+pub(crate) fn compose(args: &ComposeArgs, global: &Global) -> Outcome {
     let model = local(args.model.as_deref(), global)?;
-    let report = music::compose(&args, &model.dir, &model.label)?;
-    if global.json {
-        output::json(&report)
-    } else {
-        output::line(report.to_string())
-    }
+    print(&music::compose(args, &model.dir, &model.label)?, global.json);
     Ok(0)
+}
+
+fn print(report: &PieceReport, json: bool) {
+    if json {
+        output::json(report);
+    } else {
+        output::line(report.to_string());
+    }
 }
 
 /// The model that `reference` means; without one, the champion.

@@ -5,7 +5,7 @@
     venv/bin/python check_checkpoint.py CHECKPOINT CORPUS [--part val|test|train] [--expect NATS]
 
 CHECKPOINT is a folder with model.safetensors, config.json and vocab.json, as `kapell model pull REF DIR` writes it.
-CORPUS is the corpus' blob, in the data folder the file `corpora/NAME/VERSION.corpus`; its SHA-256 must be the one that
+CORPUS is the corpus' blob, `~/.local/share/kapellmeister/corpora/NAME/VERSION.corpus`; its SHA-256 must be the one that
 config.json names, so that both programs score the same tokens.
 
 The tensors are loaded by name with `load_state_dict(strict=True)`, nothing renamed. Where the model has no batch

@@ -71,12 +71,15 @@ pub(crate) struct Lock {
 }
 
 impl Library {
-    /// `KAPELL_CORPUS_DIR`, or the cache folder's `corpora`. Makes nothing.
+    /// `KAPELL_CORPUS_DIR`, or `corpora` in the user's data folder: an added corpus and its split are no cache. Makes
+    /// nothing.
     pub(crate) fn open() -> Result<Self, CorpusError> {
         let given = std::env::var_os("KAPELL_CORPUS_DIR").filter(|dir| !dir.is_empty());
         let root = match given {
             Some(dir) => PathBuf::from(dir),
-            None => paths::cache_dir().map_err(|e| CorpusError::NoHome { why: e.message })?.join("corpora"),
+            None => {
+                paths::user_data_dir().map_err(|e| CorpusError::NoHome { why: e.message })?.join("corpora")
+            }
         };
         Ok(Self::at(root))
     }

@@ -58,18 +58,18 @@ impl MusicError {
         }
     }
 
-    /// snake_case, stable.
+    /// kebab-case, stable.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::NoMelody(_) => "not_found",
-            Self::Score(_) => "bad_score",
-            Self::Io { source, .. } if io_exit(source) == 75 => "disk_full",
+            Self::NoMelody(_) => "not-found",
+            Self::Score(_) => "bad-score",
+            Self::Io { source, .. } if io_exit(source) == 75 => "disk-full",
             Self::Io { .. } => "io",
-            Self::Model { source, .. } if is_missing(source) => "not_found",
-            Self::Model { .. } => "bad_model",
-            Self::Vocabulary(_) | Self::Unknown(_) => "wrong_model",
-            Self::Melody(_) => "bad_melody",
-            Self::NotYet(_) => "not_in_this_version",
+            Self::Model { source, .. } if is_missing(source) => "not-found",
+            Self::Model { .. } => "bad-model",
+            Self::Vocabulary(_) | Self::Unknown(_) => "wrong-model",
+            Self::Melody(_) => "bad-melody",
+            Self::NotYet(_) => "not-in-this-version",
             Self::Key(_) | Self::Option { .. } | Self::Ending(_) | Self::Twice(_) | Self::Melodys(_) => {
                 "usage"
             }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use kapell_model::decode::melody::choose_part;
-use kapell_model::decode::{self, COMPOSITION_FRAMES_MAX, Piece, Sampling, Search, Vocabulary};
+use kapell_model::decode::{self, COMPOSITION_FRAMES_MAX, Piece, Sampling, Search, Tonality, Vocabulary};
 use kapell_model::infer::Model;
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
 use kapell_music::score::Score;
@@ -139,28 +139,46 @@ impl fmt::Display for PieceReport {
     }
 }
 
-/// Sets a melody in four parts with the model in a folder, and writes the score. `model_label` is what the report
-/// calls the model.
-pub(crate) fn harmonize(
-    args: &HarmonizeArgs,
-    model_dir: &Path,
-    model_label: &str,
-) -> Result<PieceReport, MusicError> {
-    let (search, seed) = search_of(args)?;
-    let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
-    let (score, name) = read_melody(&args.melody)?;
-    let outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
-    output::spare_the_melody(&outputs, &args.melody)?;
-    let (part, which) = choose_part(&score, args.part.as_deref())?;
-    let (model, vocabulary) = load(model_dir)?;
-    let piece = decode::harmonize(&model, &vocabulary, &score, part, tonality, search)?;
-    let mut report = report(&piece, outputs, model_label, args.search, seed)?;
-    report.melody_kept = Some(output::is_melody_kept(&score, part, &piece.score));
-    report.remarks.splice(0..0, which);
-    if search == Search::Greedy && (args.temperature, args.top_p, args.seed) != (None, None, None) {
-        report.remarks.push("--temperature, --top-p and --seed count with --search sample only".to_owned());
+/// A melody that was read and checked, before any model is looked for.
+pub(crate) struct Melody<'a> {
+    args: &'a HarmonizeArgs,
+    score: Score,
+    part: usize,
+    tonality: Option<Tonality>,
+    search: Search,
+    seed: Option<u64>,
+    outputs: Vec<output::Target>,
+    remarks: Vec<String>,
+}
+
+impl<'a> Melody<'a> {
+    /// Reads the melody and checks all arguments that need no model.
+    pub(crate) fn read(args: &'a HarmonizeArgs) -> Result<Self, MusicError> {
+        let (search, seed) = search_of(args)?;
+        let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
+        let (score, name) = read_melody(&args.melody)?;
+        let outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
+        output::spare_the_melody(&outputs, &args.melody)?;
+        let (part, which) = choose_part(&score, args.part.as_deref())?;
+        let mut remarks: Vec<String> = which.into_iter().collect();
+        if search == Search::Greedy && (args.temperature, args.top_p, args.seed) != (None, None, None) {
+            remarks.push("--temperature, --top-p and --seed count with --search sample only".to_owned());
+        }
+        Ok(Self { args, score, part, tonality, search, seed, outputs, remarks })
     }
-    Ok(report)
+
+    /// Sets the melody in four parts with the model in a folder, and writes the score. `model_label` is what the
+    /// report calls the model.
+    pub(crate) fn harmonize(self, model_dir: &Path, model_label: &str) -> Result<PieceReport, MusicError> {
+        let (model, vocabulary) = load(model_dir)?;
+        let piece =
+            decode::harmonize(&model, &vocabulary, &self.score, self.part, self.tonality, self.search)?;
+        let kept = output::is_melody_kept(&self.score, self.part, &piece.score);
+        let mut report = report(&piece, self.outputs, model_label, self.args.search, self.seed)?;
+        report.melody_kept = Some(kept);
+        report.remarks.splice(0..0, self.remarks);
+        Ok(report)
+    }
 }
 
 /// Composes a piece with the model in a folder, and writes the score.
@@ -254,7 +272,7 @@ fn read_melody(melody: &str) -> Result<(Score, String), MusicError> {
     };
     let bytes = fs::metadata(path).map_err(failed)?.len();
     if let Some(bytes) = usize::try_from(bytes).ok().filter(|&bytes| bytes > SCORE_BYTES_MAX) {
-        return Err(ReadError::TooLarge { name: melody.to_owned(), bytes }.into());
+        return Err(ReadError::TooLarge { name: melody.to_owned(), bytes, bytes_max: SCORE_BYTES_MAX }.into());
     }
     let score = read_score(&fs::read(path).map_err(failed)?, melody)?;
     let stem = path.file_stem().map_or_else(|| "melody".into(), |stem| stem.to_string_lossy().into_owned());

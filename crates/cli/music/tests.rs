@@ -30,6 +30,11 @@ fn check_error(result: Result<PieceReport, MusicError>, exit: u8, code: &str, pa
     assert!(error.to_string().contains(part), "{error} does not say {part:?}");
 }
 
+/// As the command does it.
+fn harmonize(args: &HarmonizeArgs, model_dir: &Path, model_label: &str) -> Result<PieceReport, MusicError> {
+    Melody::read(args)?.harmonize(model_dir, model_label)
+}
+
 #[test]
 fn every_built_in_melody_is_set_in_four_parts_and_kept() {
     let dir = workplace();
@@ -104,14 +109,14 @@ fn wrong_arguments_say_what_would_be_right() {
         change(&mut args);
         harmonize(&args, &model, "m:1")
     };
-    check_error(run(|args| args.melody = "no-such-tune".into()), 2, "not_found", "no-such-tune");
-    check_error(run(|args| args.search = SearchKind::Beam), 2, "not_in_this_version", "beam");
-    check_error(run(|args| args.output = vec!["x.wav".into()]), 2, "not_in_this_version", ".wav");
+    check_error(run(|args| args.melody = "no-such-tune".into()), 2, "not-found", "no-such-tune");
+    check_error(run(|args| args.search = SearchKind::Beam), 2, "not-in-this-version", "beam");
+    check_error(run(|args| args.output = vec!["x.wav".into()]), 2, "not-in-this-version", ".wav");
     check_error(run(|args| args.output = vec!["x.pdf".into()]), 2, "usage", ".musicxml");
     check_error(run(|args| args.output = vec!["x.mid".into(), "x.mid".into()]), 2, "usage", "twice");
     check_error(run(|args| args.output = vec!["no/such/folder/x.mid".into()]), 2, "io", "no/such/folder");
     check_error(run(|args| args.key = Some("H".into())), 2, "usage", "no key");
-    check_error(run(|args| args.part = Some("Oboe".into())), 2, "bad_melody", "Soprano");
+    check_error(run(|args| args.part = Some("Oboe".into())), 2, "bad-melody", "Soprano");
     let sampled = |args: &mut HarmonizeArgs| args.search = SearchKind::Sample;
     let cold = |args: &mut HarmonizeArgs| (args.search, args.temperature) = (SearchKind::Sample, Some(0.0));
     let none = |args: &mut HarmonizeArgs| (args.search, args.top_p) = (SearchKind::Sample, Some(0.0));
@@ -125,14 +130,14 @@ fn models_and_melodies_that_cannot_be_read_say_why() {
     let dir = workplace();
     let model = dir.path().join("model");
     let twinkle = HarmonizeArgs::of_melody("twinkle", vec![dir.path().join("out.musicxml")]);
-    check_error(harmonize(&twinkle, &dir.path().join("none"), "m:1"), 2, "not_found", "none");
+    check_error(harmonize(&twinkle, &dir.path().join("none"), "m:1"), 2, "not-found", "none");
     fs::write(model.join("vocab.json"), "[]").expect("a writable file");
-    check_error(harmonize(&twinkle, &model, "m:1"), 7, "bad_model", "vocab.json");
+    check_error(harmonize(&twinkle, &model, "m:1"), 7, "bad-model", "vocab.json");
     let melody = dir.path().join("melody.musicxml");
     fs::write(&melody, "<score-partwise><part-list").expect("a writable file");
     let path = melody.to_string_lossy().into_owned();
     let args = HarmonizeArgs { melody: path.clone(), ..twinkle.clone() };
-    check_error(harmonize(&args, &model, "m:1"), 2, "bad_score", "melody.musicxml");
+    check_error(harmonize(&args, &model, "m:1"), 2, "bad-score", "melody.musicxml");
     fs::write(&melody, MELODIES[0].1).expect("a writable file");
     let over = HarmonizeArgs::of_melody(&path, vec![melody.clone()]);
     check_error(harmonize(&over, &model, "m:1"), 2, "usage", "never written over");

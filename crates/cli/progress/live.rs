@@ -40,7 +40,8 @@ impl Live {
         let (done, _) = tally.done();
         self.total.set_position(done as u64);
         let eta = tally.eta_s().map_or_else(String::new, |s| format!("about {} to go", output::seconds(s)));
-        let best = tally.best.map_or_else(String::new, |(n, loss)| format!("  best {loss:.4} (trial {n})"));
+        let best =
+            tally.best.map_or_else(String::new, |(n, loss)| format!("  lowest val {loss:.4} (trial {n})"));
         self.total.set_message(format!("{eta}{best}"));
         let shown = |number: &u32| tally.trials.get(number).is_some_and(|row| row.running);
         for (_, bar) in self.trials.extract_if(.., |number, _| !shown(number)) {

@@ -37,6 +37,7 @@ pub(crate) struct Tally {
     pub name: String,
     pub seen: u64,
     pub trials: BTreeMap<u32, Row>,
+    /// The lowest validation loss seen, and whose.
     pub best: Option<(u32, f64)>,
     started: Instant,
     cost_done: f64,
@@ -54,7 +55,8 @@ impl Tally {
             .filter(|name| configs.windows(2).any(|pair| pair[0].get(name) != pair[1].get(name)))
             .collect();
         let rows = trials.iter().zip(&configs).map(|(t, config)| (t.number, Row::new(t, config, &differing)));
-        let best = study.best.as_ref().and_then(|t| t.objective.map(|o| (t.number, o)));
+        let lowest = |t: &v1::Trial| t.best_val_loss.map(|loss| (t.number, loss));
+        let best = trials.iter().filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1));
         Self {
             name: study.name.clone(),
             seen: study.last_seq,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kapell_rpc::{Client, v1};
 
 use crate::args::{Global, RunArgs};
-use crate::corpus::{self, LoadedCorpus};
+use crate::corpus::{self, CorpusError, LoadedCorpus};
 use crate::error::{CliError, file_error};
 use crate::progress::Progress;
 use crate::study::{StudyFile, submit};
@@ -32,7 +32,7 @@ const FREE_BYTES_MIN: u64 = 512 << 20;
 pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
     let stop = daemon::stop_signal()?;
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
-    let (file, corpus) = load(&args)?;
+    let (file, corpus) = load_unless_stopped(&args, stop.clone()).await?;
     std::fs::create_dir_all(data_dir.join("logs")).map_err(|e| file_error(&data_dir, "make", &e))?;
     daemon::log_to_file(&data_dir.join("logs").join("coordinator.log"))?;
     let mut coordinator = kapell_coordinator::start(kapell_coordinator::Config {
@@ -55,23 +55,52 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
     outcome
 }
 
+/// The study and its corpus. Fetching and encoding take their time, and Ctrl-C need not wait for them.
+async fn load_unless_stopped(
+    args: &RunArgs,
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Result<(StudyFile, LoadedCorpus), CliError> {
+    let owned = args.clone();
+    let loaded = tokio::select! {
+        biased;
+        () = daemon::stopped(stop) => return Err(CliError::interrupted("interrupted; nothing was begun")),
+        loaded = tokio::task::spawn_blocking(move || load(&owned)) => loaded,
+    };
+    let loaded = loaded.map_err(|e| CliError::from(anyhow::Error::new(e)))??;
+    if let Some(error) = &loaded.unfetched {
+        output::remark(format!("the chorales cannot be fetched: {error}"));
+        output::remark(format!("hint: {}", error.hint()));
+        output::remark(format!(
+            "going on with generated exercises instead, as the study \"{}\"",
+            loaded.file.spec.name
+        ));
+    }
+    Ok((loaded.file, loaded.corpus))
+}
+
+/// What a run begins with.
+struct Loaded {
+    file: StudyFile,
+    corpus: LoadedCorpus,
+    /// Why the demo makes do with exercises, if it does.
+    unfetched: Option<CorpusError>,
+}
+
 /// The study and its corpus; the demo makes do with generated exercises where the chorales cannot be had.
-fn load(args: &RunArgs) -> Result<(StudyFile, LoadedCorpus), CliError> {
+fn load(args: &RunArgs) -> Result<Loaded, CliError> {
     if let Some(path) = &args.study {
         let file = StudyFile::read(path, &args.set, &[])?;
         let corpus = corpus::load(&file.spec.corpus)?;
-        return Ok((file, corpus));
+        return Ok(Loaded { file, corpus, unfetched: None });
     }
     let file = StudyFile::parse(DEMO, "the demo study", &args.set, &[])?;
     match corpus::load(&file.spec.corpus) {
-        Ok(corpus) => Ok((file, corpus)),
+        Ok(corpus) => Ok(Loaded { file, corpus, unfetched: None }),
         Err(error) if file.spec.corpus == "chorales" && error.is_unfetched() => {
-            output::remark(format!("the chorales cannot be fetched: {error}"));
-            output::remark("going on with generated exercises instead, as the study \"demo-exercises\"");
-            output::remark(format!("hint: {}", error.hint()));
             let mut set = args.set.clone();
             set.extend([format!("corpus={FALLBACK_CORPUS}"), "name=demo-exercises".to_owned()]);
-            Ok((StudyFile::parse(DEMO, "the demo study", &set, &[])?, corpus::load(FALLBACK_CORPUS)?))
+            let file = StudyFile::parse(DEMO, "the demo study", &set, &[])?;
+            Ok(Loaded { file, corpus: corpus::load(FALLBACK_CORPUS)?, unfetched: Some(error) })
         }
         Err(error) => Err(error.into()),
     }

@@ -7,7 +7,7 @@ use kapell_rpc::{Client, v1};
 use v1::promote_response::Decision;
 
 use crate::error::{CliError, file_error};
-use crate::music::{self, HarmonizeArgs};
+use crate::music::{HarmonizeArgs, Melody};
 use crate::{model, output, resolve, study, trial};
 
 /// Trials on the leaderboard.
@@ -68,7 +68,7 @@ fn harmonize(data_dir: &Path, dir: &Path, promoted: &v1::PromoteResponse) -> Res
     let label = format!("{}:{}", promoted.name, promoted.version);
     let outputs = ["musicxml", "mid"].map(|ending| music_dir.join(format!("{MELODY}.{ending}")));
     let args = HarmonizeArgs::of_melody(MELODY, outputs.to_vec());
-    music::harmonize(&args, dir, &label)?;
+    Melody::read(&args)?.harmonize(dir, &label)?;
     Ok(outputs.iter().map(|p| p.display().to_string()).collect())
 }
 

@@ -57,7 +57,10 @@ fn the_sound_score_that_the_others_are_made_from_is_read() {
 #[test]
 fn a_file_of_300_megabytes_is_refused_by_its_size() {
     let error = error(&vec![b' '; 300_000_000]);
-    assert_eq!(error, ReadError::TooLarge { name: "tune.xml".to_owned(), bytes: 300_000_000 });
+    assert_eq!(
+        error,
+        ReadError::TooLarge { name: "tune.xml".to_owned(), bytes: 300_000_000, bytes_max: 50 << 20 }
+    );
     assert_eq!(
         error.to_string(),
         "tune.xml: 300000000 bytes are more than the 52428800 that a score may have; cut it into movements"

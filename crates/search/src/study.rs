@@ -88,7 +88,7 @@ pub struct Retry {
 /// When a study stops by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
-    /// Hours since its creation.
+    /// Hours that the study was ACTIVE.
     pub max_hours: Option<f64>,
     /// An objective at least this good ends the study.
     pub target: Option<f64>,

@@ -42,6 +42,7 @@ fn every_bad_line_is_told_with_its_place_and_what_to_do() {
         ("name = \"a\"\n[train]\ndropout = 1.0", "from 0 and below 1"),
         ("name = \"a\"\n[train]\nhidden = 0", "from 1 to"),
         ("name = \"a\"\n[space]\nhidden = 128", "wants a list of values"),
+        ("name = \"a\"\n[space]\nepochs = [1, 2]", "line 3, column 10: epochs cannot be searched"),
         ("name = \"a\"\n[space]\nlearning_rate = { min = 1e-4, max = 1e-2 }", "a range needs the sampler"),
         ("name = \"a\"\nsampler = { kind = \"tpe\" }", "sampler \"tpe\" is not in this version"),
         ("name = \"a\"\nsampler = { kind = \"gird\" }", "\"gird\" is no sampler"),

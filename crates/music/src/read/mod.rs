@@ -41,9 +41,9 @@ impl std::fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     #[error(
-        "{name}: {bytes} bytes are more than the {SCORE_BYTES_MAX} that a score may have; cut it into movements"
+        "{name}: {bytes} bytes are more than the {bytes_max} that such a file may have; cut it into movements"
     )]
-    TooLarge { name: String, bytes: usize },
+    TooLarge { name: String, bytes: usize, bytes_max: usize },
     #[error(
         "{name}: the score inside is more than {SCORE_BYTES_MAX} bytes when unpacked, which no score needs; \
          do not trust this file"
@@ -73,7 +73,11 @@ pub enum ReadError {
 /// Whatever is no MusicXML, is damaged, too large, has entities of its own or no note at all.
 pub fn read_score(bytes: &[u8], name: &str) -> Result<Score, ReadError> {
     if bytes.len() > SCORE_BYTES_MAX {
-        return Err(ReadError::TooLarge { name: name.to_owned(), bytes: bytes.len() });
+        return Err(ReadError::TooLarge {
+            name: name.to_owned(),
+            bytes: bytes.len(),
+            bytes_max: SCORE_BYTES_MAX,
+        });
     }
     let xml = if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         Cow::Owned(mxl::inflate(bytes, name)?)

@@ -17,7 +17,11 @@ const CONTENTS_BYTES_MAX: usize = 1 << 20;
 /// The score inside a .mxl, still as XML.
 pub(super) fn inflate(bytes: &[u8], name: &str) -> Result<Vec<u8>, ReadError> {
     if bytes.len() > MXL_BYTES_MAX {
-        return Err(ReadError::TooLarge { name: name.to_owned(), bytes: bytes.len() });
+        return Err(ReadError::TooLarge {
+            name: name.to_owned(),
+            bytes: bytes.len(),
+            bytes_max: MXL_BYTES_MAX,
+        });
     }
     let broken = |what: String| ReadError::Container { name: name.to_owned(), what };
     let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(|error| broken(error.to_string()))?;

@@ -378,6 +378,10 @@ impl Reader<'_> {
             }
             values.push(v);
         }
+        if !spec.identity && values.len() > 1 {
+            let why = "trials that differ in nothing else are one trial, which can be extended";
+            self.at(value.span(), format!("{} cannot be searched ({why}); fix it in [train]", spec.name));
+        }
         Some(Axis { name: spec.name.to_owned(), values })
     }
 
