@@ -2,7 +2,7 @@
 -- Times: *_at_ms are wall-clock milliseconds for people; no decision compares them. Digests: sha256:<hex>.
 
 CREATE TABLE studies (
-    id             INTEGER PRIMARY KEY,
+    id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice: study files are remembered by it
     uuid           TEXT    NOT NULL UNIQUE,
     name           TEXT    NOT NULL UNIQUE CHECK (name <> ''),
     state          TEXT    NOT NULL CHECK (state IN ('ACTIVE', 'PAUSED', 'COMPLETE', 'CANCELED')),

@@ -66,7 +66,12 @@ impl Specs {
         Ok(spec)
     }
 
-    /// A deleted study's number is not to bring its file back.
+    /// Forgets everything: a transaction that was given up may have created studies whose numbers come again.
+    pub(crate) fn forget_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A deleted study's file is of no use any more.
     pub(crate) fn forget(&self, study: i64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&study);
     }

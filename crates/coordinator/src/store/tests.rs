@@ -185,3 +185,34 @@ async fn after_a_failed_disk_nothing_is_acknowledged_any_more() {
     assert!(matches!(add(&store, 3, false).await, Err(StoreError::Closed)));
     assert_eq!(count(&store).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_a_deleted_study_is_never_given_again() {
+    let house = open().await;
+    add(&house.store, 0, false).await.unwrap();
+    let insert = |uuid: &'static str| {
+        let store = house.store.clone();
+        async move {
+            let sql =
+                "INSERT INTO studies (uuid, name, state, spec_toml, corpus, corpus_digest, split_digest,
+                           vocabulary, weight, configurations, created_at_ms)
+                       VALUES (?1, ?1, 'ACTIVE', '', 'c', ?2, 'd', 1, 1.0, 1, 0)";
+            let done = store.writer.write(move |tx| {
+                Box::pin(async move {
+                    let done = sqlx::query(sql).bind(uuid).bind(name(0)).execute(&mut tx.conn).await?;
+                    Ok(done.last_insert_rowid())
+                })
+            });
+            done.await.unwrap()
+        }
+    };
+    let first = insert("one").await;
+    let delete = house.store.writer.write(move |tx| {
+        Box::pin(async move {
+            sqlx::query("DELETE FROM studies WHERE id = ?").bind(first).execute(&mut tx.conn).await?;
+            Ok(())
+        })
+    });
+    delete.await.unwrap();
+    assert!(insert("other").await > first);
+}

@@ -163,6 +163,7 @@ async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreErro
                 }
                 // SQLite has rolled back by itself in some cases and not in others; both are fine.
                 drop(sqlx::query("ROLLBACK").execute(&mut tx.conn).await);
+                tx.specs.forget_all();
                 tracing::warn!("no space left on the disk of the database; nothing of this batch is written");
             }
         }
