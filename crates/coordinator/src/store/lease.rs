@@ -209,7 +209,8 @@ async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -
         .bind(tx.at_ms)
         .execute(&mut tx.conn)
         .await?;
-    if trial.epochs > start_epoch {
+    // Whatever the summary says: a row left over would be in the way of this attempt's.
+    if attempt > 1 {
         supersede(tx, held, trial.study, start_epoch).await?;
     }
     let fields = json!({"worker": worker.name, "start_epoch": start_epoch});

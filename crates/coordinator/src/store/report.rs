@@ -114,7 +114,11 @@ pub(crate) async fn report(tx: &mut Tx, held: Held, rows: &[Measurement]) -> Res
                     .await?;
             }
             Err(error @ ReportError::NotFinite { .. }) => {
-                return not_finite(tx, &trial, held, error.to_string()).await;
+                // The epochs before it stand: the trial's summary must know of them.
+                if added {
+                    save_summary(tx, held, &summary).await?;
+                }
+                return not_finite(tx, held, error.to_string()).await;
             }
             Err(error) => return Err(refused(&trial, error)),
         }
@@ -136,9 +140,10 @@ fn refused(trial: &TrialCore, error: ReportError) -> StoreError {
 }
 
 /// It would come again: the trial fails for good.
-async fn not_finite(tx: &mut Tx, trial: &TrialCore, held: Held, why: String) -> Result<Reported, StoreError> {
+async fn not_finite(tx: &mut Tx, held: Held, why: String) -> Result<Reported, StoreError> {
+    let trial = trials::load_held(tx, held).await?;
     let ending = Ending::Failed { last: true };
-    trials::step(tx, trial, TrialEvent::Finish { attempt: held.attempt, ending }, &why).await?;
+    trials::step(tx, &trial, TrialEvent::Finish { attempt: held.attempt, ending }, &why).await?;
     Ok(Reported::NotFinite(format!("trial {}: {why}", trial.name())))
 }
 

@@ -3,7 +3,7 @@
 use kapell_rpc::v1::{Outcome, StudyState, TrialState};
 use kapell_rpc::{digest, v1};
 
-use crate::harness::{Hand, House, reason, row, train};
+use crate::harness::{Hand, House, SPEC, reason, row, train};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_trials_are_leased_measured_and_complete_their_study() {
@@ -186,6 +186,24 @@ async fn a_failure_is_tried_again_until_it_was_once_too_often() {
     assert_eq!(house.study().await.state(), StudyState::Active, "a retry opens it again");
     let refused = house.studies().retry_trial(request).await.unwrap_err();
     assert_eq!(reason(&refused), "illegal-event");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_epochs_before_a_nan_of_the_same_report_stand_and_are_in_nobodys_way() {
+    let house = House::open().await;
+    house.create_as("c", &SPEC.replace("[8, 16]", "[8]")).await.unwrap();
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let refused = hand.report(&work, &[row(1, 2.0), row(2, f64::NAN)]).await.unwrap_err();
+    assert_eq!(reason(&refused), "not-finite");
+    let trial = house.trial(1).await.trial.unwrap();
+    assert_eq!((trial.state(), trial.epochs, trial.best_val_loss), (TrialState::Failed, 1, Some(2.0)));
+    let request = v1::TrialRef { study: "demo".into(), number: 1 };
+    house.studies().retry_trial(request).await.unwrap();
+    let again = hand.one("r2").await;
+    assert_eq!(hand.report(&again, &[row(1, 1.5)]).await.unwrap(), 1);
+    let curve: Vec<_> = house.trial(1).await.measurements.iter().map(|m| (m.attempt, m.val_loss)).collect();
+    assert_eq!(curve, [(2, 1.5)]);
 }
 
 const SPEC_ONE_RETRY: &str = r#"
