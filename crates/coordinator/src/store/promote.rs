@@ -102,7 +102,7 @@ pub(crate) async fn plan(conn: &mut SqliteConnection, specs: &Specs, ask: &Ask) 
         Some(trial) => candidate(conn, &study, trial).await?,
         None => None,
     };
-    gates.push(trial_gate(trial.as_ref(), candidate.as_ref(), ask));
+    gates.push(trial_gate(trial.as_ref(), candidate.as_ref(), ask, core.state()?));
     if let (Some(candidate), Some(max)) = (&candidate, ask.max_val_loss) {
         gates.push(val_loss_gate(candidate, max));
     }
@@ -127,13 +127,13 @@ fn coverage(study: &StudyView, state: StudyState, allow_partial: bool) -> Gate {
     let done = study.count("COMPLETE") + study.count("PRUNED");
     let (failed, canceled) = (study.count("FAILED"), study.count("CANCELED"));
     let whole = state.ended() && done >= total && study.duplicates == 0 && study.lost == 0;
-    let reason = if whole {
-        String::new()
-    } else {
-        format!(
-            "{done} of {total} trials are done, {failed} FAILED, {canceled} CANCELED; --allow-partial accepts that"
-        )
-    };
+    let mut reason = String::new();
+    if !whole {
+        reason = format!("{done} of {total} trials are done, {failed} FAILED, {canceled} CANCELED");
+        if !allow_partial {
+            reason.push_str("; --allow-partial accepts that");
+        }
+    }
     Gate {
         name: "coverage".into(),
         passed: whole || allow_partial,
@@ -143,8 +143,9 @@ fn coverage(study: &StudyView, state: StudyState, allow_partial: bool) -> Gate {
     }
 }
 
-fn trial_gate(trial: Option<&TrialRow>, candidate: Option<&Candidate>, ask: &Ask) -> Gate {
+fn trial_gate(trial: Option<&TrialRow>, candidate: Option<&Candidate>, ask: &Ask, study: StudyState) -> Gate {
     let (passed, reason) = match (trial, candidate) {
+        (None, _) if study.ended() => (false, "no trial is COMPLETE, and the study has ended".to_owned()),
         (None, _) => (false, "no trial is COMPLETE yet".to_owned()),
         (Some(t), None) => (false, format!("trial {}/{} has no checkpoint", t.study_name, t.number)),
         (Some(t), Some(_)) if t.state == "COMPLETE" || ask.allow_partial => (true, String::new()),
@@ -211,7 +212,8 @@ async fn decide(
         None => (None, 1),
     };
     let refused = gates.iter().any(|g| !g.passed);
-    let ready = candidate.is_some() && (state.ended() || ask.allow_partial);
+    // In a study that has ended nothing becomes ready any more: what is missing is then refused.
+    let ready = state.ended() || (candidate.is_some() && ask.allow_partial);
     let decision = if !ready {
         Decision::NotReady
     } else if refused {

@@ -78,6 +78,7 @@ async fn gates_say_no_with_their_reasons() {
     assert_eq!(early.decision(), Decision::NotReady);
     let partly = promote(&house, v1::PromoteRequest { allow_partial: true, dry_run: true, ..ask("") }).await;
     assert_eq!(partly.decision(), Decision::Promoted);
+    assert_eq!(partly.gates[0].reason, "1 of 2 trials are done, 0 FAILED, 0 CANCELED");
     let work = hand.one("last").await;
     let failed = v1::FinishRequest { r#final: true, ..Hand::finish_request(&work, Outcome::Failed) };
     hand.finish(failed).await.unwrap();
@@ -145,5 +146,21 @@ async fn a_version_outlives_its_study_and_the_sweep() {
         let request = v1::DownloadRequest { digest: digest.clone(), offset: 0 };
         let mut stream = house.blobs().download(request).await.unwrap().into_inner();
         assert!(stream.message().await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_that_ended_without_a_complete_trial_is_refused_and_not_waited_for() {
+    let (house, hand) = trained(&[]).await;
+    for number in 1..=2 {
+        let early = promote(&house, v1::PromoteRequest { allow_partial: true, ..ask("early") }).await;
+        assert_eq!(early.decision(), Decision::NotReady);
+        let work = hand.one(&format!("r{number}")).await;
+        let failed = v1::FinishRequest { r#final: true, ..Hand::finish_request(&work, Outcome::Failed) };
+        hand.finish(failed).await.unwrap();
+    }
+    for allow_partial in [false, true] {
+        let refused = promote(&house, v1::PromoteRequest { allow_partial, ..ask("late") }).await;
+        assert_eq!((refused.decision(), refused.version), (Decision::Refused, 0), "{allow_partial}");
     }
 }
