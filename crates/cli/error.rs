@@ -103,6 +103,8 @@ impl From<kapell_coordinator::StartError> for CliError {
             StartError::PortInUse(_) => (exit::USAGE, "port-in-use"),
             StartError::Listen { .. } => (exit::USAGE, "listen"),
             StartError::NewerSchema { .. } => (exit::USAGE, "newer-schema"),
+            StartError::DiskFull => (exit::TEMPORARY, "disk-full"),
+            StartError::Damaged(_) => (exit::INTEGRITY, "damaged-database"),
             StartError::BadConfig(_) => (exit::USAGE, "usage"),
             StartError::Unexpected(_) => (exit::UNEXPECTED, "unexpected"),
         };

@@ -8,7 +8,7 @@ use v1::promote_response::Decision;
 
 use crate::error::{CliError, file_error};
 use crate::music::{HarmonizeArgs, Melody};
-use crate::{model, output, resolve, study, trial};
+use crate::{model, output, paths, resolve, study, trial};
 
 /// Trials on the leaderboard.
 const SHOWN: u32 = 10;
@@ -102,20 +102,31 @@ fn finish(
     }
     output::line(format!("database   {}", data_dir.join("kapell.db").display()));
     output::line("\nnext");
-    if let Some((p, dir)) = promoted {
-        let model = dir.display();
-        output::line(format!(
-            "  kapell harmonize YOUR-MELODY.musicxml --model {model}   set a melody of your own"
-        ));
-        output::line(format!(
-            "  kapell compose -o new.musicxml --model {model}          let {} compose",
-            p.name
-        ));
+    for (what, command) in next_commands(ended, promoted, data_dir) {
+        output::line(format!("  {what:<26} {command}"));
     }
-    output::line(format!(
-        "  kapell coordinator --data-dir {}              serve these results to the other commands, such as",
-        data_dir.display()
-    ));
-    output::line(format!("  kapell trial list {} --sort objective", ended.name));
     Ok(())
+}
+
+/// What to type next, by the name under which this program was called.
+fn next_commands(
+    ended: &v1::Study,
+    promoted: Option<(&v1::PromoteResponse, &Path)>,
+    data_dir: &Path,
+) -> Vec<(&'static str, String)> {
+    let kapell = std::env::args().next().unwrap_or_else(|| "kapell".to_owned());
+    let own = paths::data_dir(None).is_ok_and(|own| own == data_dir);
+    let mut next = Vec::new();
+    if let Some((p, dir)) = promoted {
+        let model = if own { format!("{}@{}", p.name, p.alias) } else { dir.display().to_string() };
+        next.push((
+            "set a melody of your own:",
+            format!("{kapell} harmonize MELODY.musicxml --model {model}"),
+        ));
+        next.push(("compose:", format!("{kapell} compose -o new.musicxml --model {model}")));
+    }
+    let folder = if own { String::new() } else { format!(" --data-dir {}", data_dir.display()) };
+    next.push(("query the results:", format!("{kapell} coordinator{folder} &")));
+    next.push(("", format!("{kapell} trial list {} --sort objective --json", ended.name)));
+    next
 }
