@@ -89,6 +89,9 @@ impl Live {
                 }
                 After::Ended { held } => drop(inner.table.drop_lease(held)),
                 After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
+                After::Stepped { study, trial, attempt, from, to, reason } => {
+                    tracing::info!(study, trial, attempt, from, to, reason, "trial");
+                }
                 After::Unwish { held } => inner.table.wish(held, None),
                 After::Returned { trial } => drop(inner.returned.insert(trial, now)),
                 After::Drain { worker } => inner.push(&worker, Push::Drain),

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! An open trial is QUEUED, RUNNING or PAUSED. A limit (time, target) cancels the open trials; the study, with
-//! nothing open, is then COMPLETE and says why. CANCELED is what a person said, and it stays.
+//! nothing open, is then COMPLETE and says why. CANCELED is what a person said, and it stays
+//! until a person queues one of its trials again (Reopen): the study is then ACTIVE, its other trials stay CANCELED.
 
 use thiserror::Error;
 
@@ -125,7 +126,7 @@ pub fn transition(
             (S::Canceled, vec![E::CancelOpen, E::Announce("study.canceled")])
         }
         (S::Active | S::Paused, V::Limit) => (state, vec![E::CancelOpen]),
-        (S::Complete, V::Reopen) => (S::Active, vec![E::Announce("study.resumed")]),
+        (S::Complete | S::Canceled, V::Reopen) => (S::Active, vec![E::Announce("study.resumed")]),
         (S::Active | S::Paused, V::Judge { open: 0 }) => (S::Complete, vec![E::Announce("study.completed")]),
         (S::Complete, V::Judge { open: 1.. }) => (S::Active, vec![E::Announce("study.resumed")]),
         (S::Paused, V::Pause)
@@ -135,7 +136,7 @@ pub fn transition(
         | (S::Complete | S::Canceled, V::Delete | V::Limit)
         | (_, V::Judge { .. }) => (state, vec![]),
         (S::Complete, V::Pause | V::Resume | V::Cancel)
-        | (S::Canceled, V::Pause | V::Resume | V::Reopen)
+        | (S::Canceled, V::Pause | V::Resume)
         | (S::Active | S::Paused, V::Delete) => {
             return Err(IllegalStudyEvent { state, event: event.name() });
         }
@@ -167,7 +168,7 @@ mod tests {
             [Some(P), Some(A), Some(X), Some(A), Some(A), Some(C), Some(A), None],
             [Some(P), Some(A), Some(X), Some(P), Some(P), Some(C), Some(P), None],
             [None, None, None, Some(C), Some(A), Some(C), Some(A), Some(C)],
-            [None, None, Some(X), Some(X), None, Some(X), Some(X), Some(X)],
+            [None, None, Some(X), Some(X), Some(A), Some(X), Some(X), Some(X)],
         ];
         for (state, row) in StudyState::ALL.into_iter().zip(table) {
             for (event, want) in EVENTS.into_iter().zip(row) {
@@ -184,7 +185,8 @@ mod tests {
                 let Ok((next, effects)) = transition(state, EVENTS[pick]) else { continue };
                 let told = effects.iter().filter(|e| matches!(e, StudyEffect::Announce(_))).count();
                 prop_assert_eq!(told, usize::from(next != state));
-                prop_assert!(state != StudyState::Canceled || next == StudyState::Canceled);
+                let reopened = EVENTS[pick] == StudyEvent::Reopen;
+                prop_assert!(state != StudyState::Canceled || next == StudyState::Canceled || reopened);
                 state = next;
             }
         }

@@ -110,15 +110,14 @@ pub(crate) async fn step(
     let order_why = why;
     let why = told(&change, why);
     save(tx, trial, &before, &change, &why).await?;
-    tracing::info!(
-        study = trial.study_name,
-        trial = trial.number,
-        attempt = change.next.attempts,
-        from = before.state.name(),
-        to = change.next.state.name(),
-        reason = why,
-        "trial"
-    );
+    tx.after.push(After::Stepped {
+        study: trial.study_name.clone(),
+        trial: trial.number,
+        attempt: change.next.attempts,
+        from: before.state.name(),
+        to: change.next.state.name(),
+        reason: why.clone(),
+    });
     for effect in &change.effects {
         if let Effect::Order { attempt, order } = *effect {
             let held = Held { trial: trial.id, attempt };

@@ -42,6 +42,15 @@ pub(crate) enum After {
         order: Order,
         reason: String,
     },
+    /// A trial has changed its state: a line for the log, once it is so.
+    Stepped {
+        study: String,
+        trial: u32,
+        attempt: u32,
+        from: &'static str,
+        to: &'static str,
+        reason: String,
+    },
     /// Take back what an attempt was asked to do.
     Unwish {
         held: Held,
