@@ -146,7 +146,8 @@ CREATE UNIQUE INDEX measurements_lineage ON measurements (trial, epoch) WHERE su
 CREATE TABLE blobs (
     digest        TEXT    PRIMARY KEY CHECK (length(digest) = 71 AND digest GLOB 'sha256:*'),
     size          INTEGER NOT NULL CHECK (size >= 0),
-    created_at_ms INTEGER NOT NULL
+    created_at_ms INTEGER NOT NULL,
+    damaged       INTEGER NOT NULL DEFAULT 0 CHECK (damaged IN (0, 1)) -- its file is missing or has other bytes
 ) STRICT, WITHOUT ROWID;
 
 -- The files of every manifest that a checkpoint or a model's version names.

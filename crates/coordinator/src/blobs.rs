@@ -1,7 +1,7 @@
 //! Blobs on disk: `blobs/ab/cdef...` under the data folder, named by digest. A blob is written elsewhere, checked,
 //! fsynced, renamed into its place, the folder fsynced; only then a row says that it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,11 @@ use kapell_rpc::{digest, reason};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
+use crate::data_dir::free_bytes;
 use crate::store::{Refusal, Store, StoreError, blobs as rows};
+
+/// What an upload leaves free for the database. (`min_free` is what stops leasing; what runs may use that.)
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The store of blobs.
 #[derive(Clone)]
@@ -82,8 +86,14 @@ impl Blobs {
         self.touch(digest);
         let _held = self.sweeping.read().await;
         let mut conn = self.store.readers.acquire().await?;
-        if let Some(size) = rows::size(&mut conn, digest).await? {
-            return Ok(Here::Complete { size });
+        let size = rows::size(&mut conn, digest).await?;
+        drop(conn);
+        if let Some(size) = size {
+            let there = tokio::fs::metadata(self.place(digest)?).await;
+            if there.is_ok_and(|m| m.len() == size) {
+                return Ok(Here::Complete { size });
+            }
+            drop(self.damaged(digest).await);
         }
         let part = tokio::fs::metadata(self.uploads.join(hex)).await;
         Ok(Here::Partly { received: part.map_or(0, |m| m.len()) })
@@ -107,6 +117,11 @@ impl Blobs {
                 let text = format!("the upload of {digest} goes on at byte {there}, not at {offset}");
                 return Err(Refusal::new(reason::OFFSET_DIFFERS, text).into());
             }
+            let (rest, free) = (size - offset, free_bytes(&part)?.saturating_sub(RESERVE_BYTES));
+            if rest > free {
+                let text = format!("{digest} needs {rest} bytes more, and the coordinator's disk has {free}");
+                return Err(Refusal::new(reason::DISK_FULL, text).into());
+            }
             file.set_len(offset)?;
             let hasher = hash(&mut file, offset)?;
             file.seek(SeekFrom::Start(offset))?;
@@ -121,18 +136,31 @@ impl Blobs {
         let (digest, size) = (upload.digest.clone(), upload.size);
         let _held = self.sweeping.read().await;
         // Its lock is held until the row is there.
-        let _upload = blocking(move || {
+        let done = blocking(move || {
             let found = format!("sha256:{}", hex::encode(upload.hasher.clone().finalize()));
             if found != upload.digest {
                 std::fs::remove_file(&upload.part)?;
                 let text = format!("the bytes sent as {} hash to {found}", upload.digest);
                 return Err(Refusal::new(reason::DIGEST_MISMATCH, text).into());
             }
-            upload.file.sync_all()?;
-            settle(&upload.part, &place)?;
+            let settled = synced(upload.file.sync_all()).and_then(|()| settle(&upload.part, &place));
+            if let Err(error) = settled {
+                // Nobody knows which of its bytes are on disk: a retry must not find them acknowledged.
+                drop(std::fs::remove_file(&upload.part));
+                return Err(error);
+            }
             Ok(upload)
-        })
-        .await?;
+        });
+        let _upload = match done.await {
+            Err(StoreError::Failed(why)) => {
+                // Like the database's own: the process ends, and the next start judges what is on disk.
+                let fatal = StoreError::Failed(why);
+                let told = fatal.share();
+                drop(self.store.writer.write(|_| Box::pin(async move { Err::<(), _>(told) })).await);
+                return Err(fatal);
+            }
+            done => done?,
+        };
         self.touch(&digest);
         let name = digest.clone();
         self.store.writer.write(move |tx| Box::pin(async move { rows::add(tx, &name, size).await })).await?;
@@ -156,14 +184,72 @@ impl Blobs {
         let place = self.place(digest)?;
         self.touch(digest);
         let mut conn = self.store.readers.acquire().await?;
-        if rows::size(&mut conn, digest).await?.is_none() {
-            return Err(crate::store::error::not_found(format!("there is no blob {digest}")));
-        }
+        let known = rows::state(&mut conn, digest).await?;
         drop(conn);
-        blocking(move || {
-            let mut file = File::open(place)?;
+        let size = match known {
+            None => return Err(crate::store::error::not_found(format!("there is no blob {digest}"))),
+            Some((_, true)) => return Err(damage(digest)),
+            Some((size, false)) => size,
+        };
+        let opened = blocking(move || {
+            let mut file = match File::open(place) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            if file.metadata()?.len() != size {
+                return Ok(None);
+            }
             file.seek(SeekFrom::Start(offset))?;
-            Ok(file)
+            Ok(Some(file))
+        });
+        match opened.await? {
+            Some(file) => Ok(file),
+            None => Err(self.damaged(digest).await),
+        }
+    }
+
+    /// Notes that a blob's file is missing or has other bytes, so that an upload can heal it. Gives the refusal.
+    pub(crate) async fn damaged(&self, digest: &str) -> StoreError {
+        tracing::error!(digest, "the stored file of a blob is missing or damaged");
+        let name = digest.to_owned();
+        let noted =
+            self.store.writer.write(move |tx| Box::pin(async move { rows::damaged(tx, &name).await }));
+        match noted.await {
+            Ok(()) => damage(digest),
+            Err(error) => error,
+        }
+    }
+
+    /// Removes what a crash has left: files of blobs without a row, and old uploads. Only while nobody is served.
+    pub(crate) async fn clean(&self) -> Result<u64, StoreError> {
+        let known = rows::digests(&mut *self.store.readers.acquire().await?).await?;
+        let (root, uploads) = (self.root.clone(), self.uploads.clone());
+        blocking(move || {
+            let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)).collect();
+            let mut removed = 0;
+            for folder in std::fs::read_dir(root)? {
+                let folder = folder?;
+                if !folder.file_type()?.is_dir() {
+                    continue;
+                }
+                for file in std::fs::read_dir(folder.path())? {
+                    let file = file?;
+                    let name = format!(
+                        "{}{}",
+                        folder.file_name().to_string_lossy(),
+                        file.file_name().to_string_lossy()
+                    );
+                    // What is not named like a blob is none of ours.
+                    let ours = digest::hex_part(&format!("sha256:{name}")).is_some();
+                    if ours && !known.contains(name.as_str()) {
+                        std::fs::remove_file(file.path())?;
+                        removed += 1;
+                    }
+                }
+            }
+            sweep_uploads(&uploads)?;
+            Ok(removed)
         })
         .await
     }
@@ -188,6 +274,9 @@ impl Blobs {
             Ok(bytes)
         })
         .await?;
+        if digest::of_bytes(&bytes) != digest {
+            return Err(self.damaged(digest).await);
+        }
         Manifest::parse(&bytes).map_err(|e| refuse(format!("{digest}: {e}")))
     }
 
@@ -199,7 +288,7 @@ impl Blobs {
         if now.duration_since(self.started) < grace {
             return Ok(0);
         }
-        let recent: std::collections::HashSet<String> = {
+        let recent: HashSet<String> = {
             let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.retain(|_, at| now.duration_since(*at) < grace);
             touched.keys().cloned().collect()
@@ -269,14 +358,28 @@ fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
 }
 
 /// Renames a file whose bytes are on disk into its place, and has the folders remember it.
-fn settle(part: &Path, place: &Path) -> io::Result<()> {
+fn settle(part: &Path, place: &Path) -> Result<(), StoreError> {
     let folder = place.parent().unwrap_or(place);
     if !folder.is_dir() {
         std::fs::create_dir_all(folder)?;
-        sync_dir(folder.parent().unwrap_or(folder))?;
+        synced(sync_dir(folder.parent().unwrap_or(folder)))?;
     }
     std::fs::rename(part, place)?;
-    sync_dir(folder)
+    synced(sync_dir(folder))
+}
+
+/// A failed fsync, unless for want of space, leaves it unknown what is on disk.
+fn synced(result: io::Result<()>) -> Result<(), StoreError> {
+    result.map_err(|error| match StoreError::from(error) {
+        StoreError::File(error) => StoreError::Failed(format!("fsync of a blob: {error}")),
+        other => other,
+    })
+}
+
+/// The refusal of a blob whose file is missing or has other bytes.
+fn damage(digest: &str) -> StoreError {
+    let text = format!("the stored file of {digest} is missing or damaged: upload it again");
+    Refusal::new(reason::DIGEST_MISMATCH, text).into()
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -300,4 +403,28 @@ async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(f).await.map_err(|_| StoreError::Closed)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::Live;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upload_whose_fsync_fails_starts_over_and_ends_the_coordinator() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = Arc::new(Live::new(Duration::from_secs(30)));
+        let (store, _, failed) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
+        let blobs = Blobs::open(dir.path(), store).unwrap();
+        let name = digest::of_bytes(b"bytes");
+        let mut upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"bytes".to_vec()).await.unwrap();
+        let part = upload.part.clone();
+        assert!(part.exists());
+        // Linux refuses to fsync this device.
+        upload.file = File::open("/dev/null").unwrap();
+        assert!(matches!(blobs.finish(upload).await, Err(StoreError::Failed(_))));
+        assert!(failed.await.unwrap().contains("fsync"));
+        assert!(!part.exists());
+        assert_eq!(blobs.stat(&name).await.unwrap(), Here::Partly { received: 0 });
+    }
 }

@@ -22,6 +22,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::blobs::Blobs;
+use crate::data_dir::free_bytes;
 use crate::live::Live;
 use crate::start::Config;
 use crate::store::{Store, StoreError};
@@ -42,6 +43,27 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Live>,
     pub(crate) blobs: Blobs,
     pub(crate) config: Arc<Config>,
+}
+
+impl Shared {
+    /// What a person should see to.
+    fn warnings(&self) -> Vec<String> {
+        let min = self.config.min_free_bytes;
+        let low = free_bytes(&self.config.data_dir).ok().filter(|free| *free < min);
+        let text = |free| {
+            format!(
+                "leasing has stopped: {} are free on the data folder's disk, below --min-free {}",
+                gib(free),
+                gib(min)
+            )
+        };
+        low.map(text).into_iter().collect()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 /// Serves on a listener until the coordinator closes.

@@ -14,7 +14,7 @@ use crate::blobs::Blobs;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::live::Live;
 use crate::service::{self, Shared};
-use crate::store::{self, OpenError, Store};
+use crate::store::{self, OpenError, Store, StoreError};
 use crate::upkeep;
 
 /// How long open calls may take to end at a shutdown.
@@ -51,7 +51,8 @@ impl Config {
     }
 }
 
-/// Why a coordinator does not start. All but [`StartError::Unexpected`] are the caller's to mend (exit code 2).
+/// Why a coordinator does not start. Where nothing else is said it is the caller's to mend
+/// (exit code 2).
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -64,6 +65,12 @@ pub enum StartError {
         "the data folder has schema {found}, which is newer than this program knows ({known}): use the newer program"
     )]
     NewerSchema { found: i64, known: i64 },
+    /// Exit code 75: it may start when there is room.
+    #[error("no space is left on the data folder's disk: make room and start again")]
+    DiskFull,
+    /// Exit code 7.
+    #[error("the database of the data folder is damaged, or is none: {0}; restore the folder from a copy")]
+    Damaged(String),
     #[error("{0}")]
     BadConfig(String),
     #[error("{0}")]
@@ -74,6 +81,26 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::NewerSchema { found, known } => Self::NewerSchema { found, known },
+            other => match cause(&other) {
+                Some(error) if store::error::is_full(error) => Self::DiskFull,
+                Some(error) if store::error::is_damaged(error) => Self::Damaged(other.to_string()),
+                _ => Self::Unexpected(other.to_string()),
+            },
+        }
+    }
+}
+
+/// The database's own error behind an error.
+fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e sqlx::Error> {
+    std::iter::successors(Some(error), |e| e.source())
+        .filter_map(|e| e.downcast_ref::<sqlx::Error>())
+        .find(|e| e.as_database_error().is_some())
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::DiskFull => Self::DiskFull,
             other => Self::Unexpected(other.to_string()),
         }
     }
@@ -112,11 +139,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let blobs = Blobs::open(&data_dir.path, store.clone())
         .map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
     let grace = config.outage_grace;
-    let adopted = store
-        .writer
-        .write(move |tx| Box::pin(store::upkeep::adopt(tx, grace)))
-        .await
-        .map_err(|e| StartError::Unexpected(e.to_string()))?;
+    let removed = blobs.clean().await?;
+    if removed > 0 {
+        tracing::warn!(removed, "files without a row, left by a crash, are removed");
+    }
+    let adopted = store.writer.write(move |tx| Box::pin(store::upkeep::adopt(tx, grace))).await?;
     let shared = Shared {
         store: store.clone(),
         live: Arc::clone(&live),

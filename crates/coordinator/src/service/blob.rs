@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kapell_rpc::v1::blob_service_server::BlobService;
 use kapell_rpc::{reason, v1};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -79,12 +80,27 @@ impl BlobService for BlobCalls {
         let request = request.into_inner();
         let mut file = self.0.blobs.read(&request.digest, request.offset).await?;
         let (chunks, stream) = mpsc::channel(2);
+        let (blobs, runtime) = (self.0.blobs.clone(), tokio::runtime::Handle::current());
+        // What is read as a whole is checked on the way: other bytes are damage here, which an upload heals.
+        let mut hasher = (request.offset == 0).then(Sha256::new);
         tokio::task::spawn_blocking(move || {
             loop {
                 let mut data = Vec::with_capacity(CHUNK_BYTES);
                 let sent = match (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut data) {
-                    Ok(0) => return,
-                    Ok(_) => chunks.blocking_send(Ok(v1::DownloadChunk { data })),
+                    Ok(0) => {
+                        let found = hasher.take().map(|h| format!("sha256:{}", hex::encode(h.finalize())));
+                        if found.is_some_and(|found| found != request.digest) {
+                            let error = runtime.block_on(blobs.damaged(&request.digest));
+                            drop(chunks.blocking_send(Err(error.into())));
+                        }
+                        return;
+                    }
+                    Ok(_) => {
+                        if let Some(hasher) = &mut hasher {
+                            hasher.update(&data);
+                        }
+                        chunks.blocking_send(Ok(v1::DownloadChunk { data }))
+                    }
                     Err(error) => {
                         let status = refuse(reason::INTERNAL, format!("a blob cannot be read: {error}"));
                         drop(chunks.blocking_send(Err(status)));

@@ -18,7 +18,7 @@ use crate::store::{StoreError, events, workers};
 
 /// Events and trials that are read at once.
 const EVENTS_PAGE: i64 = 500;
-const TRIALS_PAGE: i64 = 1000;
+const TRIALS_PAGE: usize = 1000;
 /// Messages that wait to be sent on a stream.
 const STREAM_MAX: usize = 64;
 
@@ -36,6 +36,7 @@ impl StudyService for Studies {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
             data_dir: self.0.config.data_dir.display().to_string(),
+            warnings: self.0.warnings(),
         }))
     }
 
@@ -138,11 +139,11 @@ impl StudyService for Studies {
         };
         let filter = self.filter(request).await?;
         // A wrong option is an error of the call, not of the stream.
-        query::trials(&mut *self.read().await?, &filter, 0, 0).await?;
+        let ids = query::trial_ids(&mut *self.read().await?, &filter, limit).await?;
         let (out, stream) = mpsc::channel(STREAM_MAX);
         let shared = self.0.clone();
         tokio::spawn(async move {
-            if let Err(status) = list(&shared, &filter, limit, &out).await {
+            if let Err(status) = list(&shared, &ids, &out).await {
                 drop(out.send(Err(status)).await);
             }
         });
@@ -345,25 +346,17 @@ async fn watch(
 
 async fn list(
     shared: &Shared,
-    filter: &TrialFilter,
-    limit: i64,
+    ids: &[i64],
     out: &mpsc::Sender<Result<v1::Trial, Status>>,
 ) -> Result<(), Status> {
-    let mut sent = 0;
-    while sent < limit {
-        let wanted = TRIALS_PAGE.min(limit - sent);
+    for ids in ids.chunks(TRIALS_PAGE) {
         let mut conn = shared.store.readers.acquire().await.map_err(StoreError::from)?;
-        let page = query::trials(&mut conn, filter, wanted, sent).await?;
+        let page = query::trials(&mut conn, ids).await?;
         drop(conn);
-        let n = i64::try_from(page.len()).unwrap_or(i64::MAX);
         for row in page {
             if out.send(wire::trial(row).map_err(Into::into)).await.is_err() {
                 return Ok(());
             }
-        }
-        sent += n;
-        if n < wanted {
-            return Ok(());
         }
     }
     Ok(())

@@ -8,17 +8,38 @@ use super::{Refusal, StoreError, Tx};
 
 /// The size of a blob that is here.
 pub(crate) async fn size(conn: &mut SqliteConnection, digest: &str) -> Result<Option<u64>, StoreError> {
-    let size: Option<i64> = sqlx::query_scalar("SELECT size FROM blobs WHERE digest = ?")
+    Ok(state(conn, digest).await?.filter(|(_, damaged)| !damaged).map(|(size, _)| size))
+}
+
+/// The size of a blob on record, and whether its file was found damaged.
+pub(crate) async fn state(
+    conn: &mut SqliteConnection,
+    digest: &str,
+) -> Result<Option<(u64, bool)>, StoreError> {
+    let row: Option<(i64, bool)> = sqlx::query_as("SELECT size, damaged FROM blobs WHERE digest = ?")
         .bind(digest)
         .fetch_optional(conn)
         .await?;
-    Ok(size.and_then(|s| u64::try_from(s).ok()))
+    Ok(row.map(|(size, damaged)| (u64::try_from(size).unwrap_or(0), damaged)))
+}
+
+/// Notes that a blob's file is missing or has other bytes: it counts as absent until it is uploaded again. The row
+/// stays, since others refer to it.
+pub(crate) async fn damaged(tx: &mut Tx, digest: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE blobs SET damaged = 1 WHERE digest = ?").bind(digest).execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// The digests of every blob on record.
+pub(crate) async fn digests(conn: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT digest FROM blobs").fetch_all(conn).await?)
 }
 
 /// Notes a blob whose file is in its place.
 pub(crate) async fn add(tx: &mut Tx, digest: &str, size: u64) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO blobs (digest, size, created_at_ms) VALUES (?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+        "INSERT INTO blobs (digest, size, created_at_ms) VALUES (?, ?, ?)
+         ON CONFLICT (digest) DO UPDATE SET damaged = 0, size = excluded.size",
     )
     .bind(digest)
     .bind(i64::try_from(size).unwrap_or(i64::MAX))

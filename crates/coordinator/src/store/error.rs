@@ -46,14 +46,26 @@ const SQLITE_IOERR: i64 = 10;
 const SQLITE_CORRUPT: i64 = 11;
 const SQLITE_FULL: i64 = 13;
 
+const SQLITE_NOTADB: i64 = 26;
+
+fn code(error: &sqlx::Error) -> Option<i64> {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    Some(code.parse::<i64>().ok()? & 0xff)
+}
+
+/// Whether an error while opening comes of a full disk.
+pub(crate) fn is_full(error: &sqlx::Error) -> bool {
+    code(error) == Some(SQLITE_FULL)
+}
+
+/// Whether an error while opening comes of a file that is damaged or no database.
+pub(crate) fn is_damaged(error: &sqlx::Error) -> bool {
+    matches!(code(error), Some(SQLITE_CORRUPT | SQLITE_NOTADB))
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code)
-            .and_then(|code| code.parse::<i64>().ok())
-            .map(|code| code & 0xff);
-        match code {
+        match code(&error) {
             Some(SQLITE_FULL) => Self::DiskFull,
             Some(SQLITE_IOERR | SQLITE_CORRUPT) => Self::Failed(error.to_string()),
             _ => Self::Sql(error),

@@ -5,7 +5,7 @@ use kapell_rpc::reason;
 use kapell_search::options;
 use kapell_search::study::Direction;
 use kapell_search::{Config, OptionValue};
-use sqlx::{AssertSqlSafe, FromRow, SqliteConnection};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::error::{bad_request, not_found};
 use super::rows::{AttemptRow, FailureRow, MeasurementRow, StudyRow, StudyView, TrialRow};
@@ -248,19 +248,20 @@ pub(crate) struct TrialFilter {
 }
 
 impl TrialFilter {
-    /// The query for a page. What a caller gave is bound, never pasted, but for the name of a known option.
+    /// The query for ids. What a caller gave is bound, never pasted, but for the name of a known option.
     fn sql(&self) -> Result<String, StoreError> {
-        let mut sql = format!(
-            "{TRIAL} WHERE (?1 = '[]' OR t.study IN (SELECT value FROM json_each(?1))) AND (?2 = '' OR t.state = ?2)"
-        );
+        let mut sql =
+            "SELECT t.id FROM trials t WHERE (?1 = '[]' OR t.study IN (SELECT value FROM json_each(?1)))
+            AND (?2 = '' OR t.state = ?2)"
+                .to_owned();
         for (i, name) in self.options.options.keys().enumerate() {
             let Some(option) = options::find(name) else { return Err(unknown_option(name)) };
-            sql.push_str(&format!(" AND json_extract(t.config, '$.{}') = ?{}", option.name, i + 5));
+            sql.push_str(&format!(" AND json_extract(t.config, '$.{}') = ?{}", option.name, i + 4));
         }
         let order = if self.descending { "DESC" } else { "ASC" };
         let key = match self.sort.as_str() {
             "" | "number" => {
-                sql.push_str(&format!(" ORDER BY t.study, t.number {order} LIMIT ?3 OFFSET ?4"));
+                sql.push_str(&format!(" ORDER BY t.study, t.number {order} LIMIT ?3"));
                 return Ok(sql);
             }
             "objective" => "t.objective".to_owned(),
@@ -270,9 +271,7 @@ impl TrialFilter {
                 None => return Err(unknown_option(name)),
             },
         };
-        sql.push_str(&format!(
-            " ORDER BY {key} IS NULL, {key} {order}, t.study, t.number LIMIT ?3 OFFSET ?4"
-        ));
+        sql.push_str(&format!(" ORDER BY {key} IS NULL, {key} {order}, t.study, t.number LIMIT ?3"));
         Ok(sql)
     }
 }
@@ -283,19 +282,17 @@ fn unknown_option(name: &str) -> StoreError {
     bad_request(format!("there is no option \"{name}\"{near}"))
 }
 
-/// A page of trials.
-pub(crate) async fn trials(
+/// The ids of the trials asked for, in order: what a listing goes through, whatever changes meanwhile.
+pub(crate) async fn trial_ids(
     conn: &mut SqliteConnection,
     filter: &TrialFilter,
     limit: i64,
-    offset: i64,
-) -> Result<Vec<TrialRow>, StoreError> {
+) -> Result<Vec<i64>, StoreError> {
     let studies = serde_json::Value::from(filter.studies.clone()).to_string();
-    let mut query = sqlx::query(AssertSqlSafe(filter.sql()?))
+    let mut query = sqlx::query_scalar(AssertSqlSafe(filter.sql()?))
         .bind(studies)
         .bind(filter.state.map_or("", TrialState::name))
-        .bind(limit)
-        .bind(offset);
+        .bind(limit);
     for value in filter.options.options.values() {
         query = match value {
             OptionValue::Int(i) => query.bind(*i),
@@ -304,8 +301,16 @@ pub(crate) async fn trials(
             OptionValue::Text(t) => query.bind(t.as_str()),
         };
     }
-    let rows = query.fetch_all(conn).await?;
-    rows.iter().map(|row| TrialRow::from_row(row).map_err(Into::into)).collect()
+    Ok(query.fetch_all(conn).await?)
+}
+
+/// Trials in the order of these ids; those that are gone are left out.
+pub(crate) async fn trials(conn: &mut SqliteConnection, ids: &[i64]) -> Result<Vec<TrialRow>, StoreError> {
+    let sql = format!("{TRIAL} WHERE t.id IN (SELECT value FROM json_each(?1))");
+    let wanted = serde_json::Value::from(ids.to_vec()).to_string();
+    let rows: Vec<TrialRow> = sqlx::query_as(AssertSqlSafe(sql)).bind(wanted).fetch_all(conn).await?;
+    let mut by_id: std::collections::HashMap<i64, TrialRow> = rows.into_iter().map(|r| (r.id, r)).collect();
+    Ok(ids.iter().filter_map(|id| by_id.remove(id)).collect())
 }
 
 #[cfg(test)]

@@ -66,10 +66,11 @@ pub(crate) async fn create(tx: &mut Tx, new: &NewStudy) -> Result<(i64, bool), S
         same(tx, &found, new).await?;
         return Ok((found.id, false));
     }
-    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = ?)")
-        .bind(&new.corpus_digest)
-        .fetch_one(&mut tx.conn)
-        .await?;
+    let there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = ? AND damaged = 0)")
+            .bind(&new.corpus_digest)
+            .fetch_one(&mut tx.conn)
+            .await?;
     if !there {
         let text = format!("the corpus {} is not here: upload it first", new.corpus_digest);
         return Err(Refusal::new(reason::MISSING_BLOB, text).into());

@@ -104,7 +104,7 @@ async fn a_full_disk_is_said_and_gone_on_after() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_no_state_machine_produces_are_refused_by_the_schema() {
     let house = open().await;
-    let rows = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0);
+    let rows = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0, 0);
         INSERT INTO studies (id, uuid, name, state, spec_toml, corpus, corpus_digest, split_digest, vocabulary, weight,
             configurations, created_at_ms)
         VALUES (1, 'u', 's', 'ACTIVE', '', 'c',

@@ -87,3 +87,64 @@ async fn many_may_upload_the_same_blob_at_once() {
     }
     assert!(stat(&house, &name).await.complete);
 }
+
+fn file_of(house: &House, digest: &str) -> std::path::PathBuf {
+    let (head, tail) = digest.strip_prefix("sha256:").unwrap().split_at(2);
+    house.dir.path().join("blobs").join(head).join(tail)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_file_that_is_missing_or_damaged_is_said_and_healed_by_an_upload() {
+    let house = House::open().await;
+    let name = house.upload(b"a corpus").await;
+    house.create().await;
+    let read = || {
+        let request = v1::DownloadRequest { digest: name.clone(), offset: 0 };
+        let mut blobs = house.blobs();
+        async move {
+            let mut stream = blobs.download(request).await?.into_inner();
+            let mut bytes = Vec::new();
+            while let Some(chunk) = stream.message().await? {
+                bytes.extend(chunk.data);
+            }
+            Ok::<_, tonic::Status>(bytes)
+        }
+    };
+    for damage in ["", "short", "a c0rpus"] {
+        let file = file_of(&house, &name);
+        if damage.is_empty() {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            std::fs::write(&file, damage).unwrap();
+        }
+        for _ in 0..2 {
+            let refused = read().await.unwrap_err();
+            let told = (refused.code(), reason(&refused));
+            assert_eq!(told, (tonic::Code::DataLoss, "digest-mismatch"), "{damage:?}");
+        }
+        assert!(!stat(&house, &name).await.complete, "{damage:?}");
+        house.upload(b"a corpus").await;
+        assert_eq!(read().await.unwrap(), b"a corpus");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_without_a_row_are_gone_after_a_start_and_others_stay() {
+    let house = House::open().await;
+    let name = house.upload(b"known").await;
+    let orphan = file_of(&house, &digest::of_bytes(b"orphan"));
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "orphan").unwrap();
+    let house = house.restart(|_| {}).await;
+    assert!(!orphan.exists());
+    assert!(stat(&house, &name).await.complete);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_cannot_fit_is_refused_before_it_begins() {
+    let house = House::open().await;
+    let name = digest::of_bytes(b"large");
+    let sent = chunks(&name, 1 << 60, 0, &[b"large"]);
+    let refused = house.blobs().upload(tokio_stream::iter(sent)).await.unwrap_err();
+    assert_eq!(reason(&refused), "disk-full");
+}

@@ -165,6 +165,8 @@ async fn little_space_stops_leasing_and_nothing_else() {
     let hand = house.worker("w", "1").await;
     assert_eq!(hand.lease("r1", 1).await.unwrap(), []);
     assert_eq!(house.state(1).await, TrialState::Queued);
+    let info = house.studies().server_info(v1::ServerInfoRequest {}).await.unwrap().into_inner();
+    assert!(info.warnings[0].starts_with("leasing has stopped"), "{:?}", info.warnings);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

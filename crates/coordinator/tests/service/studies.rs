@@ -189,3 +189,43 @@ async fn a_folder_that_is_held_a_port_in_use_and_a_newer_schema_are_told_apart()
     let refused = start(config(dir.path().to_owned())).await.unwrap_err();
     assert!(matches!(refused, StartError::NewerSchema { found: 99, known: 1 }), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_canceled_with_its_study_can_be_queued_again_and_the_others_stay() {
+    let house = House::open().await;
+    house.create().await;
+    house.studies().cancel_study(v1::StudyRef { study: "demo".into() }).await.unwrap();
+    let request = v1::TrialRef { study: "demo".into(), number: 2 };
+    house.studies().retry_trial(request).await.unwrap();
+    assert_eq!(house.study().await.state(), StudyState::Active);
+    assert_eq!((house.state(1).await, house.state(2).await), (TrialState::Canceled, TrialState::Queued));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_database_is_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("kapell.db"), "no database at all. ".repeat(400)).unwrap();
+    let refused = start(config(dir.path().to_owned())).await.unwrap_err();
+    assert!(matches!(refused, StartError::Damaged(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_misses_no_trial_that_changes_while_it_is_read() {
+    let house = House::open().await;
+    let widths: Vec<String> = (1..=1500).map(|n| n.to_string()).collect();
+    let spec = SPEC.replace("8, 16", &widths.join(", "));
+    house.create_as("a", &spec).await.unwrap();
+    let request = v1::ListTrialsRequest {
+        studies: vec!["demo".into()],
+        state: TrialState::Queued.into(),
+        ..Default::default()
+    };
+    let mut trials = house.studies().list_trials(request).await.unwrap().into_inner();
+    let mut numbers = vec![trials.message().await.unwrap().unwrap().number];
+    let hand = house.worker("w", "1").await;
+    assert_eq!(hand.lease("r", 10).await.unwrap().len(), 10);
+    while let Some(trial) = trials.message().await.unwrap() {
+        numbers.push(trial.number);
+    }
+    assert_eq!(numbers, (1..=1500).collect::<Vec<u32>>());
+}
