@@ -1,5 +1,7 @@
 //! Held-out loss: every sequence from a zero state, every position predicted, running statistics, no dropout.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kapell_music::corpus::{Corpus, PartOfSplit};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,19 @@ pub fn evaluate(
     seq_len: usize,
     threads: usize,
 ) -> Result<Evaluation, DataError> {
+    let never = AtomicBool::new(false);
+    evaluate_unless(&never, weights, corpus, part, seq_len, threads)
+}
+
+/// The same, given up soon after `abandon` is set: then the losses mean nothing.
+pub(crate) fn evaluate_unless(
+    abandon: &AtomicBool,
+    weights: &Weights,
+    corpus: &Corpus,
+    part: PartOfSplit,
+    seq_len: usize,
+    threads: usize,
+) -> Result<Evaluation, DataError> {
     let sequences = held_out(corpus, part, seq_len)?;
     let vocabulary = weights.architecture.vocabulary;
     for sequence in &sequences {
@@ -54,14 +69,14 @@ pub fn evaluate(
             return Err(DataError::UnknownToken { piece: sequence.name.clone(), token, vocabulary });
         }
     }
-    Ok(score(weights, &sequences, threads))
+    Ok(score(abandon, weights, &sequences, threads))
 }
 
-fn score(weights: &Weights, sequences: &[Sequence<'_>], threads: usize) -> Evaluation {
+fn score(abandon: &AtomicBool, weights: &Weights, sequences: &[Sequence<'_>], threads: usize) -> Evaluation {
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|&place| (std::cmp::Reverse(sequences[place].tokens.len()), place));
     let mut nats = vec![0.0; sequences.len()];
-    let mut scorer = Scorer::new(weights, order.len().min(ROWS), threads);
+    let mut scorer = Scorer::new(abandon, weights, order.len().min(ROWS), threads);
     for group in order.chunks(ROWS) {
         let tokens: Vec<&[u16]> = group.iter().map(|&place| &*sequences[place].tokens).collect();
         for (&place, row) in group.iter().zip(scorer.score(&tokens)) {
@@ -86,6 +101,7 @@ fn wide(tokens: u64) -> f64 {
 
 /// Runs a model over up to `rows` sequences at once, longest first, so that those still running are the first rows.
 struct Scorer<'a> {
+    abandon: &'a AtomicBool,
     weights: &'a Weights,
     threads: usize,
     /// [V, 4H]
@@ -110,7 +126,7 @@ struct Scorer<'a> {
 }
 
 impl<'a> Scorer<'a> {
-    fn new(weights: &'a Weights, rows: usize, threads: usize) -> Self {
+    fn new(abandon: &'a AtomicBool, weights: &'a Weights, rows: usize, threads: usize) -> Self {
         let Architecture { vocabulary, layers, hidden, embedding, .. } = weights.architecture;
         let state = rows * hidden;
         let mut table = vec![0.0; vocabulary * 4 * hidden];
@@ -128,6 +144,7 @@ impl<'a> Scorer<'a> {
             turned
         };
         Self {
+            abandon,
             weights,
             threads,
             table,
@@ -163,6 +180,9 @@ impl<'a> Scorer<'a> {
             };
             let (inputs, targets) = (positions(0), positions(1));
             for layer in 0..self.states.len() {
+                if self.abandon.load(Ordering::Relaxed) {
+                    return totals;
+                }
                 self.layer(layer, steps, running, &inputs);
             }
             self.loss(steps, running, &targets);

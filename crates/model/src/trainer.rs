@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use kapell_music::corpus::{Corpus, PartOfSplit, Protocol};
@@ -13,9 +14,9 @@ use crate::checkpoint::{
 };
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::{DataError, Windows, held_out};
-use crate::evaluate::{PieceLoss, evaluate};
+use crate::evaluate::{PieceLoss, evaluate_unless};
 use crate::kernels::adam::power;
-use crate::update::{Carried, Moments, Update, Window};
+use crate::update::{Carried, Halt, Moments, Update, Window};
 use crate::weights::Weights;
 
 /// Why training cannot begin or go on.
@@ -28,6 +29,9 @@ pub enum TrainError {
     /// Epoch, and update within it, counted from 1. It would come again: final.
     #[error("loss became NaN at epoch {epoch}, update {update}")]
     NotFinite { epoch: u32, update: u64 },
+    /// As [`Trainer::abandon_on`] was told to.
+    #[error("training was abandoned")]
+    Abandoned,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error("the checkpoint was made with another {what}: {found}, not {wanted}")]
@@ -152,10 +156,16 @@ impl Trainer {
         })
     }
 
+    /// Has a step end soon after the flag is set, with [`TrainError::Abandoned`], even amid an update or a validation.
+    /// For runs of which nothing is kept: what is left cannot go on and must not be saved.
+    pub fn abandon_on(&mut self, flag: Arc<AtomicBool>) {
+        self.engine.abandon = flag;
+    }
+
     /// One update; or, after an epoch's last, its validation; or nothing, after the last epoch.
     ///
     /// # Errors
-    /// A loss that is not finite; the run is over.
+    /// A loss that is not finite, or a run that is abandoned; the run is over.
     pub fn step(&mut self) -> Result<Step, TrainError> {
         if self.state.epoch >= self.config.epochs {
             return Ok(Step::Finished);
@@ -172,7 +182,10 @@ impl Trainer {
         let loss = self
             .engine
             .run(&mut self.weights, moments, carried, &window, learning_rate, *update)
-            .map_err(|_| not_finite(self.state.epoch, self.state.window))?;
+            .map_err(|halt| match halt {
+                Halt::NotFinite => not_finite(self.state.epoch, self.state.window),
+                Halt::Abandoned => TrainError::Abandoned,
+            })?;
         self.state.update += 1;
         self.state.window += 1;
         self.state.loss_sum += loss;
@@ -183,7 +196,11 @@ impl Trainer {
     fn end_epoch(&mut self) -> Result<EpochResult, TrainError> {
         let started = Instant::now();
         let (seq_len, threads) = (self.config.seq_len, self.config.threads);
-        let validation = evaluate(&self.weights, &self.corpus, PartOfSplit::Val, seq_len, threads)?;
+        let (abandon, part) = (&self.engine.abandon, PartOfSplit::Val);
+        let validation = evaluate_unless(abandon, &self.weights, &self.corpus, part, seq_len, threads)?;
+        if abandon.load(Ordering::Relaxed) {
+            return Err(TrainError::Abandoned);
+        }
         if !validation.loss.is_finite() {
             return Err(not_finite(self.state.epoch, self.state.window - 1));
         }

@@ -5,6 +5,9 @@
 //! recurrent product and the cell remain. Backward the same: a step's gradient of h by one product, then the
 //! gradients of weights and inputs as one product each. All buffers are made once, in [`Update::new`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::config::{Architecture, GradClip, TrainConfig};
 use crate::kernels::gemm::{Mat, product, transpose};
 use crate::kernels::{adam, cell, dropout, loss, norm, sum};
@@ -110,11 +113,18 @@ pub(crate) struct Update {
     sums: Vec<f64>,
     run: Vec<f32>,
     pub(crate) gradient: Vec<f32>,
+    /// Looked at in every time step.
+    pub(crate) abandon: Arc<AtomicBool>,
 }
 
-/// The loss or the gradient of an update was not a finite number.
+/// Why an update came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotFinite;
+pub(crate) enum Halt {
+    /// The loss or the gradient was not a finite number.
+    NotFinite,
+    /// The flag was set: the carried state and the statistics are not to be used any more.
+    Abandoned,
+}
 
 impl Update {
     pub(crate) fn new(config: &TrainConfig, vocabulary: usize) -> Self {
@@ -153,6 +163,7 @@ impl Update {
             run: vec![0.0; widest],
             gradient: vec![0.0; layout.len],
             layout,
+            abandon: Arc::default(),
         }
     }
 
@@ -167,12 +178,18 @@ impl Update {
         window: &Window<'_>,
         learning_rate: f64,
         update: u64,
-    ) -> Result<f64, NotFinite> {
+    ) -> Result<f64, Halt> {
         let loss = self.forward(weights, carried, window, update);
+        if self.abandoned() {
+            return Err(Halt::Abandoned);
+        }
         if !loss.is_finite() {
-            return Err(NotFinite);
+            return Err(Halt::NotFinite);
         }
         self.backward(weights, window);
+        if self.abandoned() {
+            return Err(Halt::Abandoned);
+        }
         self.apply(weights, moments, learning_rate)?;
         let state = self.state_len();
         let window = self.steps * state;
@@ -183,6 +200,10 @@ impl Update {
         Ok(loss)
     }
 
+    fn abandoned(&self) -> bool {
+        self.abandon.load(Ordering::Relaxed)
+    }
+
     fn state_len(&self) -> usize {
         self.rows * self.architecture.hidden
     }
@@ -191,7 +212,7 @@ impl Update {
         self.steps * self.rows
     }
 
-    /// The mean loss; leaves in the buffers all that the backward pass needs.
+    /// The mean loss; leaves in the buffers all that the backward pass needs. Abandoned: NaN, and nothing of use.
     pub(crate) fn forward(
         &mut self,
         weights: &mut Weights,
@@ -204,6 +225,9 @@ impl Update {
         for layer in 0..self.layers.len() {
             self.project(weights, window, layer);
             self.recur(weights, carried, layer);
+            if self.abandoned() {
+                return f64::NAN;
+            }
             self.regularise(weights, layer, update);
         }
         weights.batches_tracked += 1;
@@ -244,6 +268,9 @@ impl Update {
         buffers.h[..state].copy_from_slice(&carried.h[layer]);
         buffers.c[..state].copy_from_slice(&carried.c[layer]);
         for step in 0..self.steps {
+            if self.abandon.load(Ordering::Relaxed) {
+                return;
+            }
             let z = &mut buffers.z[step * 4 * state..][..4 * state];
             let (h_before, h) = around(&mut buffers.h, step, state);
             let (c_before, c) = around(&mut buffers.c, step, state);
@@ -291,6 +318,9 @@ impl Update {
         for layer in (0..self.layers.len()).rev() {
             self.regularise_backward(weights, layer);
             self.recur_backward(weights, layer);
+            if self.abandoned() {
+                return;
+            }
             self.project_backward(weights, window, layer);
             std::mem::swap(&mut self.dy, &mut self.dx);
         }
@@ -320,6 +350,9 @@ impl Update {
         let recurrent = Mat::new(weights.weight_hh(layer), 4 * hidden, hidden);
         self.dc.fill(0.0);
         for step in (0..self.steps).rev() {
+            if self.abandon.load(Ordering::Relaxed) {
+                return;
+            }
             let z = &mut buffers.z[step * 4 * state..][..4 * state];
             let (before, dh) = self.dy[..(step + 1) * state].split_at_mut(step * state);
             let mut backward = cell::Backward {
@@ -378,10 +411,10 @@ impl Update {
         weights: &mut Weights,
         moments: &mut Moments,
         learning_rate: f64,
-    ) -> Result<(), NotFinite> {
+    ) -> Result<(), Halt> {
         let norm = sum::squares(&self.gradient).sqrt();
         if !norm.is_finite() {
-            return Err(NotFinite);
+            return Err(Halt::NotFinite);
         }
         let (scale, limit) = match self.clip {
             GradClip::Norm(max) => ((max / (norm + 1e-6)).min(1.0), f64::INFINITY),

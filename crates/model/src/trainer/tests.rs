@@ -4,6 +4,7 @@ use kapell_music::corpus::{Kind, Piece};
 
 use super::*;
 use crate::config::{GradClip, LrDecay};
+use crate::evaluate::evaluate;
 use crate::philox::{Purpose, Stream};
 
 /// Twelve pieces of a noisy scale on eleven tokens.
@@ -198,4 +199,44 @@ fn the_rate_falls_by_the_factor_every_so_many_epochs() {
     let config = TrainConfig { learning_rate: 0.8, ..config() };
     let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
     assert_eq!(rates, [0.8, 0.8, 0.4, 0.4, 0.2, 0.2]);
+}
+
+/// Sets a flag amid a step that would take many seconds, and gives how long the step went on.
+fn abandoned_after(mut trainer: Trainer) -> std::time::Duration {
+    let flag = Arc::new(AtomicBool::new(false));
+    trainer.abandon_on(flag.clone());
+    let setter = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        flag.store(true, Ordering::Relaxed);
+        Instant::now()
+    });
+    let error = trainer.step().expect_err("it is abandoned");
+    let ended = Instant::now();
+    assert!(matches!(error, TrainError::Abandoned), "{error}");
+    let set = setter.join().expect("set");
+    assert!(ended >= set, "the step ended before it was told to: it is too short for this test");
+    ended - set
+}
+
+/// Sequences so long that an update or a validation takes many times the second that is asked for.
+fn long_corpus() -> Arc<Corpus> {
+    let piece = |place: u16, part| Piece {
+        id: format!("long-{place}"),
+        part,
+        tokens: (0..40_000_u16).map(|at| at.wrapping_mul(7 + place) % 11).collect(),
+    };
+    let pieces = vec![piece(0, PartOfSplit::Train), piece(1, PartOfSplit::Val)];
+    Arc::new(Corpus { pieces, ..(*corpus()).clone() })
+}
+
+#[test]
+fn a_run_is_abandoned_amid_an_update_and_amid_a_validation() {
+    let second = std::time::Duration::from_secs(1);
+    let large = TrainConfig { hidden: 128, seq_len: 8000, batch_size: 4, layers: 4, ..config() };
+    assert!(abandoned_after(Trainer::new(large, long_corpus()).expect("valid")) < second);
+
+    let small = TrainConfig { hidden: 256, layers: 4, ..config() };
+    let mut trainer = Trainer::new(small, long_corpus()).expect("valid");
+    trainer.state.window = trainer.updates_per_epoch();
+    assert!(abandoned_after(trainer) < second);
 }
