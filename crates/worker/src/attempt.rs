@@ -17,11 +17,12 @@ use tokio::sync::{oneshot, watch};
 use crate::control::{Control, Stop};
 use crate::corpora::Corpora;
 use crate::training::{Job, Start};
+use crate::trouble::Trouble;
 use log::Log;
 use outbox::Outbox;
 use saved::Latest;
 pub(crate) use send::pauses;
-use send::{Sender, Sent};
+use send::{Sender, Sent, is_about_trial};
 use thread::{Ending, Plan, Shared};
 
 /// How long a canceled trial's step may go on before the cancellation is answered all the same.
@@ -38,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) threads: usize,
     /// A folder for the attempts' folders.
     pub(crate) dir: PathBuf,
+    pub(crate) trouble: Arc<Trouble>,
 }
 
 /// How an attempt ended, for the coordinator.
@@ -48,24 +50,53 @@ struct End {
     is_final: bool,
     seconds: f64,
     sent: Sent,
+    /// A fault of this machine ended it.
+    is_local: bool,
 }
 
 impl End {
     fn failed(reason: impl Into<String>, is_final: bool) -> Self {
         let (outcome, reason) = (v1::Outcome::Failed, reason.into());
-        Self { outcome, reason, is_final, seconds: 0.0, sent: Sent::default() }
+        Self { outcome, reason, is_final, seconds: 0.0, sent: Sent::default(), is_local: false }
+    }
+
+    /// Nothing is wrong with the trial: it goes back and is not counted as failed.
+    fn local(reason: impl Into<String>) -> Self {
+        Self { outcome: v1::Outcome::Released, is_local: true, ..Self::failed(reason, false) }
+    }
+
+    /// What an attempt needs did not come.
+    fn not_fetched(what: &str, error: &ClientError) -> Self {
+        let reason = format!("{what}: {error}");
+        if is_about_trial(error) { Self::failed(reason, false) } else { Self::local(reason) }
+    }
+
+    /// Says what the end means for this machine.
+    fn tell(&self, trouble: &Trouble) {
+        if self.is_local {
+            if let Some(pause) = trouble.met() {
+                let (reason, pause_ms) = (&self.reason, pause.as_millis());
+                tracing::warn!(
+                    reason,
+                    pause_ms,
+                    "this machine has a problem: it asks for no work for a while"
+                );
+            }
+        } else if self.outcome == v1::Outcome::Complete || self.sent.last().is_some() {
+            trouble.passed();
+        }
     }
 
     fn stopped(control: &Control) -> Self {
         let (stop, reason) = control.level_and_reason().unwrap_or((Stop::Release, String::new()));
         let outcome = match stop {
-            Stop::Release => v1::Outcome::Released,
+            Stop::Release | Stop::Local => v1::Outcome::Released,
             Stop::Pause => v1::Outcome::Paused,
             Stop::Prune => v1::Outcome::Pruned,
             Stop::Cancel => v1::Outcome::Canceled,
             Stop::Fault | Stop::Forget => v1::Outcome::Failed,
         };
-        Self { outcome, reason, is_final: false, seconds: 0.0, sent: Sent::default() }
+        Self { outcome, is_local: stop == Stop::Local, ..Self::failed(reason, false) }
     }
 }
 
@@ -89,6 +120,7 @@ pub(crate) async fn serve(context: Context, work: v1::Work, control: Arc<Control
     if sender.control.level() == Some(Stop::Forget) {
         log.info("forgotten");
     } else {
+        end.tell(&context.trouble);
         log.info(&format!("ends {} {}", kapell_rpc::convert::outcome_name(end.outcome), end.reason));
         sender.finish(finish_request(&sender, &end)).await;
     }
@@ -146,7 +178,7 @@ async fn train_work(
     };
     let mut thread = match spawn(job, context.start.clone(), plan(&work), shared) {
         Ok(thread) => thread,
-        Err(error) => return End::failed(format!("no thread for training: {error}"), false),
+        Err(error) => return End::local(format!("no thread for training: {error}")),
     };
     let start_epoch = work.resume.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
     let (acknowledge, acknowledged) = watch::channel(start_epoch);
@@ -166,7 +198,7 @@ async fn train_work(
 fn conclude(
     sender: &Sender,
     ended: Option<Result<(Ending, Duration), oneshot::error::RecvError>>,
-    uploaded: Option<Result<Sent, ClientError>>,
+    uploaded: Option<Sent>,
 ) -> End {
     let (ending, took) = match ended {
         Some(Ok(ended)) => ended,
@@ -178,22 +210,16 @@ fn conclude(
     };
     let mut end = match ending {
         // An order that came too late changes nothing, but a refused measurement does.
-        Ending::Complete if sender.control.level() < Some(Stop::Cancel) => End {
-            outcome: v1::Outcome::Complete,
-            reason: String::new(),
-            is_final: false,
-            seconds: 0.0,
-            sent: Sent::default(),
-        },
+        Ending::Complete if sender.control.level() < Some(Stop::Local) => {
+            End { outcome: v1::Outcome::Complete, ..End::failed("", false) }
+        }
         Ending::Complete | Ending::Stopped => End::stopped(&sender.control),
         Ending::Failed { reason, is_final } => End::failed(reason, is_final),
+        Ending::Local { reason } => End::local(reason),
     };
-    match uploaded {
-        Some(Ok(sent)) => end.sent = sent,
-        Some(Err(error)) if end.outcome != v1::Outcome::Failed => {
-            end = End::failed(format!("the checkpoint could not be uploaded: {error}"), false);
-        }
-        _ => {}
+    // Behind a fault on the way, checkpoints may be ahead of the measurements that the coordinator has.
+    if sender.control.level() < Some(Stop::Local) {
+        end.sent = uploaded.unwrap_or_default();
     }
     end.seconds = took.as_secs_f64();
     end
@@ -220,18 +246,18 @@ async fn prepare(
     let config = config_from_wire(&work.config.clone().unwrap_or_default())
         .map_err(|error| End::failed(format!("the configuration cannot be used: {error}"), true))?;
     let local = |error: std::io::Error| {
-        End::failed(format!("the cache folder {} cannot be used: {error}", dir.display()), false)
+        End::local(format!("the cache folder {} cannot be used: {error}", dir.display()))
     };
     std::fs::create_dir_all(dir).map_err(local)?;
     let outbox = Outbox::create(&dir.join("outbox")).map_err(local)?;
     let corpus = patiently(|| context.corpora.get(&work.corpus_digest)).await;
-    let corpus = corpus.map_err(|error| End::failed(format!("no corpus: {error}"), false))?;
+    let corpus = corpus.map_err(|error| End::not_fetched("no corpus", &error))?;
     let resume = match &work.resume {
         None => None,
         Some(checkpoint) => {
             let to = dir.join("resume");
             let got = patiently(|| context.client.download_directory(&checkpoint.digest, &to)).await;
-            got.map_err(|error| End::failed(format!("no checkpoint to go on from: {error}"), false))?;
+            got.map_err(|error| End::not_fetched("no checkpoint to go on from", &error))?;
             sender.log.info(&format!("goes on from {} of epoch {}", checkpoint.digest, checkpoint.epoch));
             Some(to)
         }

@@ -25,7 +25,7 @@ impl Corpora {
     /// at the same time wait for one download.
     ///
     /// # Errors
-    /// As a download; [`Kind::Integrity`] also if the blob is no corpus.
+    /// As a download; [`Kind::Usage`] if the blob is no corpus: it is none elsewhere, either.
     pub(crate) async fn get(&self, digest: &str) -> Result<Arc<Corpus>, ClientError> {
         let mut loaded = self.loaded.lock().await;
         if let Some((_, corpus)) = loaded.iter().find(|(name, _)| name == digest) {
@@ -35,7 +35,7 @@ impl Corpora {
         let parsed = tokio::task::spawn_blocking(move || Corpus::from_bytes(&bytes)).await;
         let parsed = parsed.map_err(|error| ClientError::new(Kind::Unexpected, error.to_string()))?;
         let corpus = parsed.map_err(|error| {
-            ClientError::new(Kind::Integrity, format!("the blob {digest} is no corpus: {error}"))
+            ClientError::new(Kind::Usage, format!("the blob {digest} is no corpus: {error}"))
         })?;
         let corpus = Arc::new(corpus);
         loaded.push((digest.to_owned(), corpus.clone()));

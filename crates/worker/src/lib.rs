@@ -20,6 +20,7 @@ mod heartbeat;
 mod machine;
 mod session;
 pub mod training;
+mod trouble;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -90,7 +91,10 @@ impl WorkerError {
             Self::Coordinator(error) if error.kind == Kind::NotFound => 2,
             Self::Coordinator(error) => error.exit_code(),
             Self::Replaced(_) => 5,
-            Self::Cache { .. } => 2,
+            Self::Cache { path, source } => match ClientError::local("use", path, source).exit_code() {
+                75 => 75,
+                _ => 2,
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::attempt::{self, Context, pauses};
 use crate::control::{Control, Stop};
 use crate::corpora::Corpora;
 use crate::training::Start;
+use crate::trouble::Trouble;
 use crate::{Exit, WorkerConfig, WorkerError, heartbeat, machine};
 
 /// How long the coordinator holds a request for work before it says: none.
@@ -25,6 +26,8 @@ const LEASE_WAIT_MS: u64 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the worker looks at its clock and its parent.
 const GLANCE: Duration = Duration::from_millis(250);
+/// How long a worker that leaves tries to give back what it could not end.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a child of `kapell run` waits for its coordinator.
 const CHILD_PATIENCE: Duration = Duration::from_secs(30);
 const HEARTBEAT_MS: u64 = 5_000;
@@ -58,6 +61,8 @@ pub(crate) struct Worker {
     held: Mutex<BTreeMap<Held, Arc<Control>>>,
     held_changed: Notify,
     leaving: watch::Sender<Option<Leave>>,
+    /// The request for work that has no answer yet.
+    asked: Mutex<Option<v1::LeaseRequest>>,
     /// Locked as long as this process uses its folder.
     _lock: File,
 }
@@ -73,7 +78,14 @@ impl Worker {
         let corpora = Arc::new(Corpora::new(config.cache_dir.join("corpora"), client.clone()));
         let threads = (machine::cores() / slots).max(1);
         Ok(Arc::new(Self {
-            context: Context { client: client.clone(), corpora, start, threads, dir },
+            context: Context {
+                client: client.clone(),
+                corpora,
+                start,
+                threads,
+                dir,
+                trouble: Arc::new(Trouble::new()),
+            },
             client,
             incarnation,
             slots,
@@ -82,6 +94,7 @@ impl Worker {
             held: Mutex::default(),
             held_changed: Notify::new(),
             leaving: watch::Sender::new(None),
+            asked: Mutex::default(),
             config,
             _lock: lock,
         }))
@@ -168,6 +181,7 @@ impl Worker {
                 attempts.join_next().await;
                 continue;
             }
+            self.context.trouble.pause().await;
             let works = match self.lease(&request_id, free).await {
                 Ok(works) => works,
                 Err(error) => {
@@ -194,7 +208,10 @@ impl Worker {
             max_mates: 1,
             wait_ms: LEASE_WAIT_MS,
         };
-        Ok(self.client.lease(request).await?.works)
+        *self.asked() = Some(request.clone());
+        let answer = self.client.lease(request).await?;
+        *self.asked() = None;
+        Ok(answer.works)
     }
 
     async fn lease_refused(&self, error: ClientError) {
@@ -260,13 +277,49 @@ impl Worker {
         self.held().values().for_each(|control| control.raise(stop, why));
         self.held_changed.notify_one();
         let all = async { while attempts.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.config.drain_timeout, all).await.is_err() {
-            tracing::warn!(
-                attempts = attempts.len(),
-                "the drain took too long: the rest is left to its lease"
-            );
+        let late = async {
+            if stop == Stop::Release {
+                self.give_late_work_back().await;
+            }
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(self.config.drain_timeout, all), late);
+        if ended.is_err() {
+            let held: Vec<Held> = self.held().keys().copied().collect();
+            tracing::warn!(attempts = held.len(), "the drain took too long: no checkpoint of the rest");
+            attempts.abort_all();
             self.held().values().for_each(|control| control.raise(Stop::Forget, "the worker ends"));
+            if stop == Stop::Release {
+                self.give_back(held, "the worker left before there was a checkpoint").await;
+            }
         }
+    }
+
+    /// Takes the answer to a request for work that the drain cut short, and gives the work back.
+    async fn give_late_work_back(&self) {
+        let Some(request) = self.asked().take() else { return };
+        let again = self.client.lease(v1::LeaseRequest { wait_ms: 0, ..request });
+        if let Ok(Ok(answer)) = tokio::time::timeout(FAREWELL, again).await {
+            let held = answer.works.iter().map(|work| (work.trial_id, work.attempt)).collect();
+            self.give_back(held, "the worker was leaving when the trial came").await;
+        }
+    }
+
+    /// Releases attempts without new checkpoints, so that they do not count as lost. What cannot be told in time is
+    /// left to its lease.
+    async fn give_back(&self, held: Vec<Held>, reason: &str) {
+        let mut calls = JoinSet::new();
+        for (trial_id, attempt) in held {
+            let (client, mut request) = (self.client.clone(), v1::FinishRequest::default());
+            (request.trial_id, request.attempt, request.reason) = (trial_id, attempt, reason.to_owned());
+            request.set_outcome(v1::Outcome::Released);
+            calls.spawn(async move { client.finish(request).await });
+        }
+        // Dropping the set at the limit ends what is still under way.
+        let _ = tokio::time::timeout(FAREWELL, calls.join_all()).await;
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Option<v1::LeaseRequest>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the worker leave; the first reason counts.

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use kapell_model::checkpoint::CheckpointError;
 use kapell_model::{GradClip, LrDecay, Step, TrainConfig, TrainError, Trainer};
 use kapell_music::corpus::Corpus;
 use kapell_search::Config;
@@ -20,6 +22,9 @@ pub struct Job {
 
 /// A training run that can be stopped and saved between any two steps. Lives on one thread.
 pub trait Training {
+    /// Has a step end soon after the flag is set, with [`TrainError::Abandoned`], if it can.
+    fn abandon_on(&mut self, _flag: Arc<AtomicBool>) {}
+
     /// One update, the end of an epoch, or nothing any more.
     ///
     /// # Errors
@@ -40,6 +45,10 @@ pub trait Training {
 pub type Start = Arc<dyn Fn(Job) -> Result<Box<dyn Training>, TrainError> + Send + Sync>;
 
 impl Training for Trainer {
+    fn abandon_on(&mut self, flag: Arc<AtomicBool>) {
+        Trainer::abandon_on(self, flag);
+    }
+
     fn step(&mut self) -> Result<Step, TrainError> {
         Trainer::step(self)
     }
@@ -69,6 +78,11 @@ pub fn model_trainer() -> Start {
 /// Whether trying again would end the same way.
 pub(crate) fn is_final(error: &TrainError) -> bool {
     !matches!(error, TrainError::Checkpoint(_))
+}
+
+/// Whether it says nothing of the trial, but of this machine: its disk.
+pub(crate) fn is_local(error: &TrainError) -> bool {
+    matches!(error, TrainError::Checkpoint(CheckpointError::Io { .. } | CheckpointError::Exists(_)))
 }
 
 /// A trial's options as the trainer takes them. Both know the same bounds; what the trainer cannot hold becomes
@@ -148,9 +162,11 @@ mod tests {
     fn a_loss_that_became_nan_is_final_and_a_full_disk_is_not() {
         let nan = TrainError::NotFinite { epoch: 3, update: 41 };
         assert_eq!(nan.to_string(), "loss became NaN at epoch 3, update 41");
-        assert!(is_final(&nan));
+        assert!(is_final(&nan) && !is_local(&nan));
         let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let full = kapell_model::checkpoint::CheckpointError::Io { path: "x".into(), source };
-        assert!(!is_final(&TrainError::Checkpoint(full)));
+        let full = CheckpointError::Io { path: "x".into(), source };
+        let full = TrainError::Checkpoint(full);
+        assert!(!is_final(&full) && is_local(&full));
+        assert!(!is_local(&TrainError::Checkpoint(CheckpointError::Tensors("none".into()))));
     }
 }

@@ -459,3 +459,96 @@ async fn a_refused_worker_ends_with_the_contracts_exit_code() {
     assert!(matches!(error, WorkerError::Replaced(_)));
     assert!(error.to_string().contains("--name"));
 }
+
+#[tokio::test]
+async fn a_full_disk_gives_the_trial_back_uncounted_and_the_worker_asks_for_work_more_slowly() {
+    let fake = Fake::start();
+    let script = Script::default();
+    let disk_full = script.disk_full.clone();
+    disk_full.store(true, Ordering::Relaxed);
+    let _worker = start(&fake, script);
+    fake.queue(work(1, train_work(&fake)));
+    fake.queue(work(2, train_work(&fake)));
+    for trial in [1, 2] {
+        let finish = fake.finish_of(trial).await;
+        assert_eq!((finish.outcome(), finish.r#final), (v1::Outcome::Released, false));
+        assert!(finish.reason.contains("no storage space"), "{}", finish.reason);
+    }
+    let gap = fake.with(|s| s.finished[1].0 - s.finished[0].0);
+    assert!(gap >= Duration::from_millis(450), "it went on after {gap:?}");
+    disk_full.store(false, Ordering::Relaxed);
+    fake.queue(work(3, train_work(&fake)));
+    assert_eq!(fake.finish_of(3).await.outcome(), v1::Outcome::Complete);
+}
+
+#[tokio::test]
+async fn a_cache_folder_that_cannot_be_used_gives_the_trial_back() {
+    let fake = Fake::start();
+    let worker = start(&fake, Script::default());
+    let incarnation =
+        fake.until("a registration", |s| Some(s.registrations.first()?.incarnation.clone())).await;
+    let private = worker.cache.path().join("attempts").join(incarnation);
+    std::fs::remove_dir(&private).unwrap();
+    std::fs::write(&private, "a file").unwrap();
+    fake.queue(work(1, train_work(&fake)));
+    let finish = fake.finish_of(1).await;
+    assert_eq!(finish.outcome(), v1::Outcome::Released);
+    assert!(finish.reason.starts_with("the cache folder"), "{}", finish.reason);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_uploaded_ends_the_attempt_at_once() {
+    let fake = Fake::start();
+    fake.blobs.0.lock().unwrap().refuse_uploads = true;
+    let _worker = start(&fake, Script::endless());
+    fake.queue(work(7, v1::TrainWork { checkpoint_every_ms: 5, ..train_work(&fake) }));
+    let finish = fake.finish_of(7).await;
+    assert_eq!(finish.outcome(), v1::Outcome::Released);
+    assert!(finish.reason.starts_with("the checkpoint could not be uploaded"), "{}", finish.reason);
+    assert_eq!((finish.best, finish.last), (None, None));
+}
+
+#[tokio::test]
+async fn a_canceled_trial_frees_its_slot_amid_a_long_step() {
+    let fake = Fake::start();
+    let script = Script { update_time: Duration::from_secs(60), abandons: true, ..Script::endless() };
+    let begun = script.begun.clone();
+    let _worker = start(&fake, script);
+    fake.queue(work(7, train_work(&fake)));
+    fake.held(7).await;
+    reaches(&begun, 1).await;
+    let ordered = Instant::now();
+    fake.order(7, What::Cancel(v1::Stop::default()));
+    assert_eq!(fake.finish_of(7).await.outcome(), v1::Outcome::Canceled);
+    fake.until("a beat without it", |s| s.beats.last()?.held.is_empty().then_some(())).await;
+    assert!(ordered.elapsed() < Duration::from_secs(1), "{:?}", ordered.elapsed());
+}
+
+#[tokio::test]
+async fn what_a_drain_cannot_save_in_time_is_released_all_the_same() {
+    let fake = Fake::start();
+    let script = Script { update_time: Duration::from_secs(4), abandons: true, ..Script::endless() };
+    let begun = script.begun.clone();
+    let timeout = Duration::from_millis(300);
+    let worker = start_with(&fake, script.start(), |config| config.drain_timeout = timeout);
+    fake.queue(work(7, train_work(&fake)));
+    reaches(&begun, 1).await;
+    let told = Instant::now();
+    assert_eq!(worker.stop().await.unwrap(), Exit::Shutdown);
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+    let finish = fake.finish_of(7).await;
+    assert_eq!((finish.outcome(), finish.last), (v1::Outcome::Released, None));
+    assert_eq!(finish.reason, "the worker left before there was a checkpoint");
+}
+
+#[tokio::test]
+async fn work_that_was_granted_as_the_worker_left_is_given_back() {
+    let fake = Fake::start();
+    fake.with(|s| s.lose_lease = true);
+    let worker = start(&fake, Script::default());
+    fake.queue(work(7, train_work(&fake)));
+    fake.until("a lease on its way", |s| s.lost_lease.is_some().then_some(())).await;
+    assert_eq!(worker.stop().await.unwrap(), Exit::Shutdown);
+    let finish = fake.finish_of(7).await;
+    assert_eq!(finish.outcome(), v1::Outcome::Released);
+}

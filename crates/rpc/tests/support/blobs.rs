@@ -19,6 +19,8 @@ pub(crate) struct Blobs {
     pub(crate) cut_downloads: u32,
     /// Damages so many next downloads.
     pub(crate) damage: u32,
+    /// Refuses uploads as a bug would.
+    pub(crate) refuse_uploads: bool,
     /// Offsets at which uploads and downloads began, in order.
     pub(crate) offsets: Vec<u64>,
 }
@@ -57,6 +59,9 @@ impl BlobService for FakeBlobs {
         let head = chunks.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
         let cut = {
             let mut blobs = self.0.lock().unwrap();
+            if blobs.refuse_uploads {
+                return Err(Status::internal("no upload"));
+            }
             blobs.offsets.push(head.offset);
             let part = blobs.parts.entry(head.digest.clone()).or_default();
             part.truncate(usize::try_from(head.offset).unwrap());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kapell_rpc::client::Backoff;
 use kapell_rpc::manifest::CHECKPOINT_FILES;
-use kapell_rpc::{Client, ClientError, reason, v1};
+use kapell_rpc::{Client, ClientError, Kind, reason, v1};
 use tokio::sync::watch;
 
 use super::log::Log;
@@ -62,13 +62,15 @@ impl Sender {
             let batch = match outbox.peek(BATCH_MAX).await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return,
-                Err(error) => return self.fault(&format!("measurements cannot be read: {error}")),
+                Err(error) => {
+                    return self.stop(Stop::Local, &format!("measurements cannot be read: {error}"));
+                }
             };
             match self.report_batch(&batch).await {
                 Ok(last_epoch) => {
                     pauses = self::pauses();
                     if let Err(error) = outbox.acknowledge(&batch) {
-                        return self.fault(&format!("measurements cannot be written: {error}"));
+                        return self.stop(Stop::Local, &format!("measurements cannot be written: {error}"));
                     }
                     acknowledged.send_replace(last_epoch);
                 }
@@ -91,28 +93,31 @@ impl Sender {
     }
 
     /// Uploads and records the latest checkpoints, one at a time, over any outage, until nobody can make newer ones.
-    /// The very last are uploaded, and recorded by the attempt's end.
+    /// The very last are uploaded, and recorded by the attempt's end. What finally fails raises the control: to train
+    /// on would be in vain.
     pub(crate) async fn upload(
         &self,
         mut latest: watch::Receiver<Latest>,
         mut acknowledged: watch::Receiver<u32>,
-    ) -> Result<Sent, ClientError> {
+    ) -> Sent {
         let mut sent = Sent::default();
         while latest.changed().await.is_ok() {
             let mut pauses = pauses();
             while let Err(error) = self.pass(&mut latest, &mut acknowledged, &mut sent).await {
                 if error.has_reason(reason::STALE_ATTEMPT) {
                     self.refused(&error);
-                    return Ok(sent);
+                    return sent;
                 }
                 if !error.is_temporary() && !error.has_reason(reason::MISSING_BLOB) {
-                    return Err(error);
+                    let stop = if is_about_trial(&error) { Stop::Fault } else { Stop::Local };
+                    self.stop(stop, &format!("the checkpoint could not be uploaded: {error}"));
+                    return Sent::default();
                 }
                 tracing::debug!(%error, "a checkpoint waits");
                 tokio::time::sleep(pauses.delay()).await;
             }
         }
-        Ok(sent)
+        sent
     }
 
     async fn pass(
@@ -195,12 +200,18 @@ impl Sender {
             self.log.warn("the trial is no longer ours");
             self.control.raise(Stop::Forget, "another attempt holds the trial");
         } else {
-            self.fault(&error.to_string());
+            self.stop(Stop::Fault, &error.to_string());
         }
     }
 
-    fn fault(&self, reason: &str) {
+    fn stop(&self, stop: Stop, reason: &str) {
         self.log.warn(reason);
-        self.control.raise(Stop::Fault, reason);
+        self.control.raise(stop, reason);
     }
+}
+
+/// Whether the coordinator refused this trial's request: another worker would meet the same. All else is a matter of
+/// this machine, of the coordinator's, or of the way between them.
+pub(crate) fn is_about_trial(error: &ClientError) -> bool {
+    matches!(error.kind, Kind::NotFound | Kind::Usage | Kind::Differs | Kind::LostRace | Kind::NotReady)
 }

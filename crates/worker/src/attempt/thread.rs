@@ -14,7 +14,7 @@ use super::log::Log;
 use super::outbox::Outbox;
 use super::saved::{Latest, Saved};
 use crate::control::{Control, Stop};
-use crate::training::{Job, Start, Training, is_final};
+use crate::training::{Job, Start, Training, is_final, is_local};
 
 /// What is to be kept, and when.
 #[derive(Debug, Clone)]
@@ -50,6 +50,10 @@ pub(crate) enum Ending {
         reason: String,
         is_final: bool,
     },
+    /// A fault of this machine, not of the trial.
+    Local {
+        reason: String,
+    },
 }
 
 /// Trains to an end, whatever it is: a panic is one, too. Also gives the time that it took.
@@ -66,7 +70,7 @@ pub(crate) fn train(job: Job, start: &Start, plan: Plan, shared: Shared) -> (End
             Ending::Failed { reason, is_final: false }
         }
     };
-    if let Ending::Failed { reason, .. } = &ending {
+    if let Ending::Failed { reason, .. } | Ending::Local { reason } = &ending {
         log.warn(&format!("failed: {reason}"));
     }
     run.publish();
@@ -89,7 +93,12 @@ struct Run {
 
 impl From<TrainError> for Ending {
     fn from(error: TrainError) -> Self {
-        Self::Failed { reason: error.to_string(), is_final: is_final(&error) }
+        let reason = error.to_string();
+        match error {
+            TrainError::Abandoned => Self::Stopped,
+            error if is_local(&error) => Self::Local { reason },
+            error => Self::Failed { reason, is_final: is_final(&error) },
+        }
     }
 }
 
@@ -109,6 +118,7 @@ impl Run {
 
     fn work(&mut self, job: Job, start: &Start) -> Result<Ending, Ending> {
         let mut training = start(job)?;
+        training.abandon_on(self.shared.control.abandon());
         self.shared.log.info(&format!("training begins behind epoch {}", training.epoch()));
         loop {
             if let Some(stop) = self.shared.control.level() {
@@ -161,10 +171,8 @@ impl Run {
         };
         let control = self.shared.control.clone();
         let pushed = self.shared.outbox.push(&measurement, || control.level().is_some());
-        let kept = pushed.map_err(|error| Ending::Failed {
-            reason: format!("measurements cannot be written: {error}"),
-            is_final: false,
-        })?;
+        let kept = pushed
+            .map_err(|error| Ending::Local { reason: format!("measurements cannot be written: {error}") })?;
         if kept && self.plan.keep_best && self.is_best(result.val_loss) {
             self.best_val_loss = Some(result.val_loss);
             self.latest.best = Some(self.save(training)?);

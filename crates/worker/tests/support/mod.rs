@@ -41,6 +41,10 @@ pub(crate) struct State {
     pub(crate) refuse_register: Option<&'static str>,
     pub(crate) refuse_lease: Option<&'static str>,
     pub(crate) refuse_report: Option<&'static str>,
+    /// Grants the next lease in an answer that is lost.
+    pub(crate) lose_lease: bool,
+    /// What was granted so, by request id.
+    pub(crate) lost_lease: Option<(String, Vec<v1::Work>)>,
     /// Whether the worker has registered since the start.
     known: bool,
 }
@@ -230,9 +234,17 @@ impl WorkerService for Service {
                 if !state.known {
                     return Err(refusal(reason::UNKNOWN_WORKER));
                 }
+                if let Some((_, works)) = state.lost_lease.take_if(|(id, _)| *id == request.request_id) {
+                    return Ok(Response::new(v1::LeaseResponse { works }));
+                }
                 let count = state.works.len().min(usize::try_from(request.max_works).unwrap());
                 state.works.drain(..count).collect()
             };
+            let lost = !works.is_empty() && self.with(|state| std::mem::take(&mut state.lose_lease));
+            if lost {
+                self.with(|state| state.lost_lease = Some((request.request_id, works)));
+                return std::future::pending().await;
+            }
             if !works.is_empty() || tokio::time::timeout_at(deadline, changed).await.is_err() {
                 return Ok(Response::new(v1::LeaseResponse { works }));
             }

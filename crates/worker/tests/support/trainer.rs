@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use kapell_model::checkpoint::CheckpointError;
 use kapell_model::{EpochResult, Step, TrainError};
 use kapell_worker::training::{Start, Training};
 
@@ -26,6 +27,10 @@ pub(crate) struct Script {
     pub(crate) val_losses: Vec<f64>,
     /// Size of `model.safetensors`.
     pub(crate) model_bytes: usize,
+    /// Whether an update can be abandoned.
+    pub(crate) abandons: bool,
+    /// While it is set, checkpoints find no space.
+    pub(crate) disk_full: Arc<AtomicBool>,
     /// Updates that were begun and made, over all attempts.
     pub(crate) begun: Arc<AtomicU64>,
     pub(crate) made: Arc<AtomicU64>,
@@ -40,6 +45,8 @@ impl Default for Script {
             then: Then::End,
             val_losses: vec![0.5, 0.3, 0.1, 0.2, 0.4],
             model_bytes: 2000,
+            abandons: false,
+            disk_full: Arc::default(),
             begun: Arc::default(),
             made: Arc::default(),
         }
@@ -60,7 +67,12 @@ impl Script {
                 }
                 None => 0,
             };
-            Ok(Box::new(Run { script: self.clone(), update, ended: update / self.updates_per_epoch }))
+            Ok(Box::new(Run {
+                script: self.clone(),
+                update,
+                ended: update / self.updates_per_epoch,
+                abandon: Arc::default(),
+            }))
         })
     }
 }
@@ -70,9 +82,16 @@ struct Run {
     update: u64,
     /// Epochs that have been evaluated.
     ended: u64,
+    abandon: Arc<AtomicBool>,
 }
 
 impl Training for Run {
+    fn abandon_on(&mut self, flag: Arc<AtomicBool>) {
+        if self.script.abandons {
+            self.abandon = flag;
+        }
+    }
+
     fn step(&mut self) -> Result<Step, TrainError> {
         if self.update == (self.ended + 1) * self.script.updates_per_epoch {
             self.ended += 1;
@@ -95,13 +114,23 @@ impl Training for Run {
             }
         }
         self.script.begun.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(self.script.update_time);
+        let begun = std::time::Instant::now();
+        while let Some(left) = self.script.update_time.checked_sub(begun.elapsed()) {
+            if self.abandon.load(Ordering::Relaxed) {
+                return Err(TrainError::Abandoned);
+            }
+            std::thread::sleep(left.min(Duration::from_millis(10)));
+        }
         self.update += 1;
         self.script.made.fetch_add(1, Ordering::Relaxed);
         Ok(Step::Updated { update: self.update, loss: 1.0 })
     }
 
     fn save(&self, dir: &Path) -> Result<(), TrainError> {
+        if self.script.disk_full.load(Ordering::Relaxed) {
+            let source = std::io::ErrorKind::StorageFull.into();
+            return Err(CheckpointError::Io { path: dir.to_owned(), source }.into());
+        }
         std::fs::create_dir(dir).unwrap();
         let mut model = format!("weights after {} ", self.update).into_bytes();
         model.resize(self.script.model_bytes, b'.');
