@@ -131,7 +131,7 @@ impl ClientError {
             Kind::Unreachable => "unreachable",
             Kind::Temporary => "temporary",
             Kind::Local | Kind::LocalDenied => "local-file",
-            Kind::LocalFull => "local-disk-full",
+            Kind::LocalFull => "disk-full",
             Kind::Unexpected => "unexpected",
         }
     }
