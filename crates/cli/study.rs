@@ -30,7 +30,9 @@ pub(crate) async fn run(command: StudyCommand, global: &Global) -> Outcome {
             Ok(0)
         }
         StudyCommand::Show { study } => {
-            show(&connect(global)?.get_study(v1::StudyRef { study }).await?, global.json);
+            let client = connect(global)?;
+            show(&client.get_study(v1::StudyRef { study }).await?, global.json);
+            tell_warnings(&client, global.json).await?;
             Ok(0)
         }
         StudyCommand::Watch { study, after } => {
@@ -125,6 +127,7 @@ async fn create(args: CreateArgs, global: &Global) -> Outcome {
     } else {
         output::line(format!("{} is there already, with the same content ({})", study.name, study.id));
     }
+    tell_warnings(&client, global.json).await?;
     if args.wait {
         return watch::watch(&client, &study.id, 0, global.json).await;
     }
@@ -132,6 +135,15 @@ async fn create(args: CreateArgs, global: &Global) -> Outcome {
         output::remark(format!("follow it with: kapell study watch {}", study.name));
     }
     Ok(0)
+}
+
+/// Says what keeps the coordinator from its work, such as a disk that is nearly full.
+async fn tell_warnings(client: &Client, json: bool) -> Result<(), CliError> {
+    if !json {
+        let info = client.server_info(v1::ServerInfoRequest {}).await?;
+        info.warnings.iter().for_each(|w| output::remark(format!("warning: {w}")));
+    }
+    Ok(())
 }
 
 /// Uploads the corpus where it is not there yet, and creates the study.

@@ -1,7 +1,5 @@
 //! Drives the real binary in a folder of its own: commands, daemons, signals, JSON.
 
-#![expect(dead_code, reason = "every test file uses a part of this")]
-
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,7 +11,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A study that a laptop trains in seconds, on the corpus that needs no network.
-pub fn study(name: &str, space: &str, train: &str) -> String {
+pub(crate) fn study(name: &str, space: &str, train: &str) -> String {
     format!(
         "name = \"{name}\"\ncorpus = \"exercises\"\ncheckpoint = {{ every = \"1s\" }}\n[space]\n{space}\n\
          [train]\nlayers = 1\nembedding = 8\nseq_len = 32\n{train}\n"
@@ -21,15 +19,15 @@ pub fn study(name: &str, space: &str, train: &str) -> String {
 }
 
 /// A home of its own for everything that the program keeps.
-pub struct House {
-    pub home: tempfile::TempDir,
+pub(crate) struct House {
+    pub(crate) home: tempfile::TempDir,
     /// Where this house's coordinator listens, once it does.
-    pub url: String,
+    pub(crate) url: String,
 }
 
 /// A daemon that ends with the test.
-pub struct Daemon {
-    pub child: Child,
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
 }
 
 impl Drop for Daemon {
@@ -41,18 +39,18 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits for it to end by itself.
-    pub fn ended(&mut self) -> i32 {
+    pub(crate) fn ended(&mut self) -> i32 {
         let mut code = None;
         wait_until("the process to end", || {
             code = self.child.try_wait().unwrap();
@@ -63,7 +61,7 @@ impl Daemon {
 }
 
 /// Asks again and again until it is so.
-pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
@@ -72,61 +70,61 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// What a command did.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
     /// The JSON objects on standard output, a line each.
-    pub fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         self.stdout
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
             .collect()
     }
 
-    pub fn one(&self) -> Value {
+    pub(crate) fn one(&self) -> Value {
         self.json().pop().unwrap_or_else(|| panic!("no output; {}", self.stderr))
     }
 
     /// The error object on standard error.
-    pub fn error(&self) -> Value {
+    pub(crate) fn error(&self) -> Value {
         let line = self.stderr.lines().last().unwrap_or_default();
         serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{}: {e}", self.stderr))["error"]
             .clone()
     }
 
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    pub fn fails(self, code: i32) -> Self {
+    pub(crate) fn fails(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 }
 
 impl House {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { home: tempfile::tempdir().unwrap(), url: "http://127.0.0.1:1".into() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kapell"));
         command.args(args).env("HOME", self.home.path()).env("KAPELL_COORDINATOR", &self.url);
         command.env_remove("XDG_DATA_HOME").env_remove("XDG_CACHE_HOME").env_remove("RUST_LOG");
@@ -135,7 +133,7 @@ impl House {
     }
 
     /// Runs a command to its end.
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         let Output { status, stdout, stderr } = self.command(args).stdin(Stdio::null()).output().unwrap();
         Ran {
             code: status.code().unwrap_or(-1),
@@ -152,7 +150,7 @@ impl House {
     }
 
     /// Starts a coordinator on a free port (or the one it had), with leases short enough for a test.
-    pub fn coordinator(&mut self) -> Daemon {
+    pub(crate) fn coordinator(&mut self) -> Daemon {
         let listen = self.url.trim_start_matches("http://").to_owned();
         let listen = if listen.ends_with(":1") { "127.0.0.1:0".to_owned() } else { listen };
         let data = self.path("data");
@@ -172,14 +170,10 @@ impl House {
             "1MiB",
             "--json",
         ];
-        let mut child = self
-            .command(&args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut command = self.command(&args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut daemon = Daemon { child: command.spawn().unwrap() };
+        let mut lines = BufReader::new(daemon.child.stderr.take().unwrap()).lines();
         let mut seen = String::new();
         for line in lines.by_ref().map_while(Result::ok) {
             seen.push_str(&line);
@@ -192,16 +186,18 @@ impl House {
                     use std::io::Write as _;
                     let mut log = std::fs::File::options().create(true).append(true).open(log).unwrap();
                     for line in lines.map_while(Result::ok) {
-                        writeln!(log, "{line}").unwrap();
+                        if writeln!(log, "{line}").is_err() {
+                            break;
+                        }
                     }
                 });
-                return Daemon { child };
+                return daemon;
             }
         }
         panic!("the coordinator did not start: {seen}");
     }
 
-    pub fn worker(&self, name: &str, slots: u32) -> Daemon {
+    pub(crate) fn worker(&self, name: &str, slots: u32) -> Daemon {
         let cache = self.path(&format!("cache-{name}"));
         let slots = slots.to_string();
         self.daemon(
@@ -211,32 +207,32 @@ impl House {
     }
 
     /// Creates a study from its text.
-    pub fn create(&self, text: &str) -> Value {
+    pub(crate) fn create(&self, text: &str) -> Value {
         let path = self.write("study.toml", text);
         self.run(&["study", "create", path.to_str().unwrap(), "--json"]).ok().one()
     }
 
-    pub fn show(&self, study: &str) -> Value {
+    pub(crate) fn show(&self, study: &str) -> Value {
         self.run(&["study", "show", study, "--json"]).ok().one()
     }
 
-    pub fn trials(&self, study: &str) -> Vec<Value> {
+    pub(crate) fn trials(&self, study: &str) -> Vec<Value> {
         self.run(&["trial", "list", study, "--json"]).ok().json()
     }
 
-    pub fn trial(&self, trial: &str) -> Value {
+    pub(crate) fn trial(&self, trial: &str) -> Value {
         self.run(&["trial", "show", trial, "--json"]).ok().one()
     }
 
     /// Waits until a trial of the study has measured this many epochs.
-    pub fn wait_for_epochs(&self, study: &str, epochs: u64) {
+    pub(crate) fn wait_for_epochs(&self, study: &str, epochs: u64) {
         wait_until("measurements", || {
             self.trials(study).iter().any(|t| t["epochs"].as_u64() >= Some(epochs))
         });
     }
 
     /// Waits for the study's end, and checks that every configuration is complete exactly once.
-    pub fn wait_for_coverage(&self, study: &str, configurations: u64) -> Value {
+    pub(crate) fn wait_for_coverage(&self, study: &str, configurations: u64) -> Value {
         let watched = self.run(&["study", "watch", study, "--json"]);
         assert_eq!(watched.code, 0, "{}", watched.stderr);
         let shown = self.show(study);
@@ -256,13 +252,13 @@ impl House {
 
 /// Every epoch from 1 to `epochs`, once each, in order.
 #[track_caller]
-pub fn assert_whole_curve(trial: &Value, epochs: u64) {
+pub(crate) fn assert_whole_curve(trial: &Value, epochs: u64) {
     let seen: Vec<u64> =
         trial["measurements"].as_array().unwrap().iter().map(|m| m["epoch"].as_u64().unwrap()).collect();
     assert_eq!(seen, (1..=epochs).collect::<Vec<_>>(), "{trial}");
 }
 
 /// Is this a folder with something in it?
-pub fn has_files(dir: &Path) -> bool {
+pub(crate) fn has_files(dir: &Path) -> bool {
     dir.read_dir().is_ok_and(|mut entries| entries.next().is_some())
 }

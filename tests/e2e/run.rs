@@ -1,8 +1,6 @@
 //! `kapell run` end to end: from a study file to a harmonised melody, again, interrupted, and refused.
 
-mod house;
-
-use house::{House, has_files, study, wait_until};
+use crate::house::{House, has_files, study, wait_until};
 
 #[test]
 fn a_run_trains_promotes_and_harmonises_and_a_second_one_shows_the_same_results() {
@@ -55,7 +53,7 @@ fn an_interrupted_run_goes_on_with_the_same_command() {
     let args = ["run", file.to_str().unwrap(), "--json"];
     let log = std::fs::File::create(house.path("run.log")).unwrap();
     let child = house.command(&args).stdin(std::process::Stdio::null()).stderr(log).spawn().unwrap();
-    let mut run = house::Daemon { child };
+    let mut run = crate::house::Daemon { child };
     let read = || std::fs::read_to_string(house.path("run.log")).unwrap();
     wait_until("a second epoch", || read().contains("epoch 2/12"));
     run.signal(rustix::process::Signal::INT);

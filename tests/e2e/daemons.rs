@@ -1,10 +1,8 @@
 //! Coordinator and workers as real processes: killed, stopped, told to leave, and steered.
 
-mod house;
-
 use std::time::{Duration, Instant};
 
-use house::{House, assert_whole_curve, study, wait_until};
+use crate::house::{House, assert_whole_curve, study, wait_until};
 use rustix::process::Signal;
 
 #[test]

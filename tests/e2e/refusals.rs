@@ -1,8 +1,6 @@
 //! Bad input at the command line: the exit code, what is said, and that nothing is harmed.
 
-mod house;
-
-use house::{House, study};
+use crate::house::{House, study};
 
 #[test]
 fn a_bad_study_file_is_refused_with_line_and_advice() {

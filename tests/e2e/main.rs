@@ -1,0 +1,6 @@
+//! End-to-end tests: the real binary, real processes, real signals, a home folder of their own.
+
+mod daemons;
+mod house;
+mod refusals;
+mod run;
