@@ -63,7 +63,7 @@ fn a_file_of_300_megabytes_is_refused_by_its_size() {
     );
     assert_eq!(
         error.to_string(),
-        "tune.xml: 300000000 bytes are more than the 52428800 that a score may have; cut it into movements"
+        "tune.xml: 300000000 bytes are more than the 52428800 that such a file may have; cut it into movements"
     );
 }
 
