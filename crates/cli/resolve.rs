@@ -101,14 +101,8 @@ pub(crate) async fn keep(
     let reference = format!("{}:{}", promoted.name, promoted.version);
     let version = client.get_model(v1::ModelRef { r#ref: reference }).await?;
     let dir = version_dir(data_dir, &promoted.name, promoted.version);
-    if !dir.is_dir() {
-        let parent = dir.parent().unwrap_or(&dir);
-        std::fs::create_dir_all(parent).map_err(|e| file_error(parent, "make", &e))?;
-        let scratch = tempfile::tempdir_in(parent).map_err(|e| file_error(parent, "write in", &e))?;
-        let fresh = scratch.path().join("model");
-        model::pull(client, &version, &fresh).await?;
-        std::fs::rename(&fresh, &dir).map_err(|e| file_error(&dir, "write", &e))?;
-    }
+    // What is there already stays, if it is of this version; nobody else writes here under the folder's lock.
+    model::pull(client, &version, &dir).await?;
     let aliases = dir.with_file_name(ALIASES_FILE);
     let mut known = read_aliases(&aliases);
     known.insert(promoted.alias.clone(), promoted.version);
