@@ -61,18 +61,16 @@ impl Script {
 
     pub(crate) fn start(self) -> Start {
         Arc::new(move |job| {
-            let update = match job.resume {
+            // An epoch whose last update is made may not be evaluated yet: both counts are kept.
+            let (update, ended) = match job.resume {
                 Some(dir) => {
-                    std::fs::read_to_string(dir.join("training.safetensors")).unwrap().parse().unwrap()
+                    let kept = std::fs::read_to_string(dir.join("training.safetensors")).unwrap();
+                    let (update, ended) = kept.split_once(' ').unwrap();
+                    (update.parse().unwrap(), ended.parse().unwrap())
                 }
-                None => 0,
+                None => (0, 0),
             };
-            Ok(Box::new(Run {
-                script: self.clone(),
-                update,
-                ended: update / self.updates_per_epoch,
-                abandon: Arc::default(),
-            }))
+            Ok(Box::new(Run { script: self.clone(), update, ended, abandon: Arc::default() }))
         })
     }
 }
@@ -137,7 +135,8 @@ impl Training for Run {
         std::fs::write(dir.join("model.safetensors"), model).unwrap();
         std::fs::write(dir.join("config.json"), "{}").unwrap();
         std::fs::write(dir.join("vocab.json"), "[]").unwrap();
-        std::fs::write(dir.join("training.safetensors"), self.update.to_string()).unwrap();
+        let kept = format!("{} {}", self.update, self.ended);
+        std::fs::write(dir.join("training.safetensors"), kept).unwrap();
         Ok(())
     }
 
