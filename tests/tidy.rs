@@ -20,7 +20,6 @@ const ONLY: &[(&str, &[&str])] = &[
     ("sqlx", &["coordinator"]),
     ("candle-core", &["model"]),
     ("candle-nn", &["model"]),
-    ("gemm", &["model"]),
     ("quick-xml", &["music"]),
     ("midly", &["music"]),
     ("tonic-prost-build", &["rpc"]),

@@ -43,6 +43,11 @@ fn train(args: &BenchTrainArgs, json: bool) -> Result<(), CliError> {
             "{:.1} GFLOP/s, {share:.0}% of the {:.1} of a large matrix product",
             report.gflops, report.peak_gflops
         ));
+        output::line(format!(
+            "{} kernels; {:.0} MB for a trial",
+            report.kernels,
+            f64::from(u32::try_from(report.memory_bytes >> 10).unwrap_or(u32::MAX)) * 1024.0 / 1e6
+        ));
     }
     Ok(())
 }

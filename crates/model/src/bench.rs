@@ -5,7 +5,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::config::{ConfigError, TrainConfig};
-use crate::kernels::gemm::{Mat, product};
+use crate::kernels::cut::Cut;
+use crate::kernels::level::Level;
+use crate::kernels::matmul::{Into, Panels, product};
+use crate::kernels::team::Team;
 use crate::philox::{Purpose, Stream};
 use crate::update::{Carried, Moments, Update, Window};
 use crate::weights::Weights;
@@ -25,6 +28,11 @@ pub struct TrainBench {
     pub gflops: f64,
     /// Of a large square product with the same threads.
     pub peak_gflops: f64,
+    /// Bytes of one trial's training: weights, moments, carried state, gradients and all buffers; the corpus, which
+    /// trials of a process share, is left out.
+    pub memory_bytes: usize,
+    /// The instruction set of the kernels: `portable`, `avx2` or `avx512`.
+    pub kernels: &'static str,
 }
 
 /// Of the measured steps.
@@ -61,7 +69,15 @@ pub fn train(config: &TrainConfig, steps: usize) -> Result<TrainBench, ConfigErr
     let ms_per_step = spread(ms);
     let tokens_per_s = wide(positions) / ms_per_step.median * 1e3;
     let gflops = tokens_per_s * flops_per_token(config, VOCABULARY) / 1e9;
-    Ok(TrainBench { tokens_per_s, ms_per_step, gflops, peak_gflops: peak_gflops(config.threads) })
+    let state = weights.flat.len() * 3 + config.layers * config.batch_size * config.hidden * 2;
+    Ok(TrainBench {
+        tokens_per_s,
+        ms_per_step,
+        gflops,
+        peak_gflops: peak_gflops(config.threads),
+        memory_bytes: engine.bytes() + state * size_of::<f32>(),
+        kernels: Level::chosen().name(),
+    })
 }
 
 /// Floating-point operations of a token's update in matrix products: three times those of its forward pass.
@@ -71,15 +87,18 @@ pub fn flops_per_token(config: &TrainConfig, vocabulary: usize) -> f64 {
     3.0 * (l * 8.0 * h * h + 8.0 * h * e + (l - 1.0) * 8.0 * h * h + 2.0 * h * v)
 }
 
-/// The best of several large square products, in GFLOP/s.
+/// The best of several large square products, in GFLOP/s; the rows are dealt out to the threads.
 fn peak_gflops(threads: usize) -> f64 {
     let side = PEAK_SIDE;
-    let (left, right) = (vec![0.5; side * side], vec![0.25; side * side]);
-    let mut target = vec![0.0; side * side];
+    let mut right = Panels::new(side, side);
+    right.pack_rows(0, &vec![0.25; side * side]);
+    let mut team = Team::new(threads);
+    let part = |rows: std::ops::Range<usize>| (vec![0.5; rows.len() * side], vec![0.0; rows.len() * side]);
+    let mut parts: Vec<_> = Cut::into(side, team.threads()).ranges().map(part).collect();
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let started = Instant::now();
-        product(&mut target, false, Mat::new(&left, side, side), Mat::new(&right, side, side), threads);
+        team.each(&mut parts, |(left, target)| product(target, Into::Set, left, &right));
         best = best.min(started.elapsed().as_secs_f64());
     }
     2.0 * wide(side).powi(3) / best / 1e9

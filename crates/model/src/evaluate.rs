@@ -7,14 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Architecture;
 use crate::data::{DataError, Sequence, held_out};
-use crate::kernels::gemm::{Mat, product, transpose};
+use crate::kernels::matmul::{Into, product};
+use crate::kernels::team::Team;
 use crate::kernels::{cell, loss, norm};
+use crate::update::packed::Packed;
+use crate::update::strip::around;
 use crate::weights::Weights;
 
 /// Sequences that run side by side.
 const ROWS: usize = 64;
-/// Steps whose input products are one product.
-const CHUNK: usize = 32;
+/// Positions whose input products are one product: few enough to stay in the cache until the recurrence reads them.
+const POSITIONS: usize = 512;
 
 /// The loss of one piece (or, by BachBot's protocol, of one row).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,13 +78,23 @@ pub(crate) fn evaluate_unless(
 fn score(abandon: &AtomicBool, weights: &Weights, sequences: &[Sequence<'_>], threads: usize) -> Evaluation {
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|&place| (std::cmp::Reverse(sequences[place].tokens.len()), place));
-    let mut nats = vec![0.0; sequences.len()];
-    let mut scorer = Scorer::new(abandon, weights, order.len().min(ROWS), threads);
-    for group in order.chunks(ROWS) {
-        let tokens: Vec<&[u16]> = group.iter().map(|&place| &*sequences[place].tokens).collect();
-        for (&place, row) in group.iter().zip(scorer.score(&tokens)) {
-            nats[place] = row;
+    let mut team = Team::new(threads.min(sequences.len()));
+    let mut packed = Packed::new(&weights.architecture, false);
+    packed.pack(weights, &mut team);
+    // A sequence's numbers do not depend on the rows beside it, so that threads may deal them out as they like.
+    let share = |thread| order.iter().skip(thread).step_by(team.threads()).copied().collect::<Vec<usize>>();
+    let mut shares: Vec<(Vec<usize>, Vec<f64>)> =
+        (0..team.threads()).map(|thread| (share(thread), Vec::new())).collect();
+    team.each(&mut shares, |(places, nats)| {
+        let mut scorer = Scorer::new(abandon, weights, &packed, places.len().min(ROWS));
+        for group in places.chunks(ROWS) {
+            let tokens: Vec<&[u16]> = group.iter().map(|&place| &*sequences[place].tokens).collect();
+            nats.extend(scorer.score(&tokens));
         }
+    });
+    let mut nats = vec![0.0; sequences.len()];
+    for (place, row) in shares.into_iter().flat_map(|(places, nats)| places.into_iter().zip(nats)) {
+        nats[place] = row;
     }
     let losses = sequences.iter().zip(nats).map(|(sequence, nats)| PieceLoss {
         piece: sequence.name.clone(),
@@ -103,61 +116,42 @@ fn wide(tokens: u64) -> f64 {
 struct Scorer<'a> {
     abandon: &'a AtomicBool,
     weights: &'a Weights,
-    threads: usize,
-    /// [V, 4H]
-    table: Vec<f32>,
-    /// [H, 4H] a layer.
-    weight_hh_t: Vec<Vec<f32>>,
+    packed: &'a Packed,
     /// Batch normalisation's scale and offset a layer, [H] each.
     norms: Vec<(Vec<f32>, Vec<f32>)>,
     /// [rows, H] a layer: h and c.
     states: Vec<(Vec<f32>, Vec<f32>)>,
-    /// [CHUNK, rows, 4H]
+    /// [steps, rows, 4H]
     z: Vec<f32>,
-    /// [CHUNK + 1, rows, H]
+    /// [steps + 1, rows, H]
     h: Vec<f32>,
     c: Vec<f32>,
     tanh_c: Vec<f32>,
-    /// [CHUNK, rows, H]
+    /// [steps, rows, H]
     x: Vec<f32>,
-    /// [CHUNK, rows, V]
+    /// [steps, rows, V]
     logits: Vec<f32>,
     nats: Vec<f64>,
 }
 
 impl<'a> Scorer<'a> {
-    fn new(abandon: &'a AtomicBool, weights: &'a Weights, rows: usize, threads: usize) -> Self {
-        let Architecture { vocabulary, layers, hidden, embedding, .. } = weights.architecture;
+    fn new(abandon: &'a AtomicBool, weights: &'a Weights, packed: &'a Packed, rows: usize) -> Self {
+        let Architecture { vocabulary, layers, hidden, .. } = weights.architecture;
         let state = rows * hidden;
-        let mut table = vec![0.0; vocabulary * 4 * hidden];
-        let embedded = Mat::new(weights.embedding(), vocabulary, embedding);
-        product(
-            &mut table,
-            false,
-            embedded,
-            Mat::new(weights.weight_ih(0), 4 * hidden, embedding).t(),
-            threads,
-        );
-        let turned = |layer| {
-            let mut turned = vec![0.0; 4 * hidden * hidden];
-            transpose(&mut turned, weights.weight_hh(layer), 4 * hidden, hidden);
-            turned
-        };
+        let positions = POSITIONS.max(rows);
         Self {
             abandon,
             weights,
-            threads,
-            table,
-            weight_hh_t: (0..layers).map(turned).collect(),
+            packed,
             norms: (0..layers).filter_map(|layer| weights.frozen_norm(layer)).collect(),
             states: vec![(vec![0.0; state], vec![0.0; state]); layers],
-            z: vec![0.0; CHUNK * 4 * state],
-            h: vec![0.0; (CHUNK + 1) * state],
-            c: vec![0.0; (CHUNK + 1) * state],
+            z: vec![0.0; positions * 4 * hidden],
+            h: vec![0.0; (positions + rows) * hidden],
+            c: vec![0.0; (positions + rows) * hidden],
             tanh_c: vec![0.0; state],
-            x: vec![0.0; CHUNK * state],
-            logits: vec![0.0; CHUNK * rows * vocabulary],
-            nats: vec![0.0; CHUNK * rows],
+            x: vec![0.0; positions * hidden],
+            logits: vec![0.0; positions * vocabulary],
+            nats: vec![0.0; positions],
         }
     }
 
@@ -169,9 +163,10 @@ impl<'a> Scorer<'a> {
             c.fill(0.0);
         }
         let longest = sequences.first().map_or(0, |tokens| tokens.len() - 1);
-        for start in (0..longest).step_by(CHUNK) {
+        let mut start = 0;
+        while start < longest {
             let running = sequences.iter().take_while(|tokens| tokens.len() - 1 > start).count();
-            let steps = CHUNK.min(longest - start);
+            let steps = (POSITIONS / running).max(1).min(longest - start);
             // Rows that end within the chunk go on with token 0; their further positions are not counted.
             let token = |step: usize, row: usize| sequences[row].get(start + step).copied();
             let positions = |ahead: usize| {
@@ -192,6 +187,7 @@ impl<'a> Scorer<'a> {
                     totals[row] += nats;
                 }
             }
+            start += steps;
         }
         totals
     }
@@ -203,30 +199,22 @@ impl<'a> Scorer<'a> {
         let z = &mut self.z[..steps * rows * gates];
         if layer == 0 {
             for (z, &token) in z.chunks_exact_mut(gates).zip(inputs) {
-                z.copy_from_slice(&self.table[usize::from(token) * gates..][..gates]);
+                z.copy_from_slice(&self.packed.table[usize::from(token) * gates..][..gates]);
             }
         } else {
-            let x = Mat::new(&self.x[..steps * state], steps * rows, hidden);
-            let input = Mat::new(self.weights.weight_ih(layer), gates, hidden);
-            product(z, false, x, input.t(), self.threads);
+            product(z, Into::Set, &self.x[..steps * state], &self.packed.layers[layer].input);
         }
         let (carried_h, carried_c) = &mut self.states[layer];
         self.h[..state].copy_from_slice(&carried_h[..state]);
         self.c[..state].copy_from_slice(&carried_c[..state]);
-        let recurrent = Mat::new(&self.weight_hh_t[layer], hidden, gates);
+        let recurrent = &self.packed.layers[layer].recurrent;
         for step in 0..steps {
             let z = &mut z[step * rows * gates..][..rows * gates];
-            let (h_before, h) = self.h.split_at_mut((step + 1) * state);
-            let (c_before, c) = self.c.split_at_mut((step + 1) * state);
-            product(z, true, Mat::new(&h_before[step * state..], rows, hidden), recurrent, self.threads);
-            let mut step = cell::Forward {
-                z,
-                bias: self.weights.bias(layer),
-                c_before: &c_before[step * state..],
-                c: &mut c[..state],
-                tanh_c: &mut self.tanh_c[..state],
-                h: &mut h[..state],
-            };
+            let (h_before, h) = around(&mut self.h, step, state);
+            let (c_before, c) = around(&mut self.c, step, state);
+            product(z, Into::Add, h_before, recurrent);
+            let (bias, tanh_c) = (self.weights.bias(layer), &mut self.tanh_c[..state]);
+            let mut step = cell::Forward { z, bias, c_before, c, tanh_c, h };
             cell::forward(&mut step, hidden);
         }
         carried_h[..state].copy_from_slice(&self.h[steps * state..][..state]);
@@ -241,10 +229,8 @@ impl<'a> Scorer<'a> {
     fn loss(&mut self, steps: usize, rows: usize, targets: &[u16]) {
         let Architecture { vocabulary, hidden, .. } = self.weights.architecture;
         let positions = steps * rows;
-        let x = Mat::new(&self.x[..positions * hidden], positions, hidden);
-        let linear = Mat::new(self.weights.linear_weight(), vocabulary, hidden);
         let logits = &mut self.logits[..positions * vocabulary];
-        product(logits, false, x, linear.t(), self.threads);
+        product(logits, Into::Set, &self.x[..positions * hidden], &self.packed.linear);
         let nats = &mut self.nats[..positions];
         loss::cross_entropy(logits, self.weights.linear_bias(), targets, 1.0, nats);
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::{self, CheckpointError};
 use crate::config::Architecture;
 use crate::kernels::cell;
-use crate::kernels::rows::{Panels, add_product};
+use crate::kernels::matmul::{Into, Panels, product};
 use crate::weights::{Layout, Weights};
 
 /// Bytes that `model.safetensors` may have beyond the parameters: its header, and second biases and statistics.
@@ -114,7 +114,12 @@ impl Model {
             return Err(LoadError::NotFinite);
         }
         let mut first = vec![0.0; v * 4 * h];
-        add_product(&mut first, weights.embedding(), &Panels::transposed(weights.weight_ih(0), 4 * h, e));
+        product(
+            &mut first,
+            Into::Set,
+            weights.embedding(),
+            &Panels::transposed(weights.weight_ih(0), 4 * h, e),
+        );
         let layer = |(layer, norm): (usize, _)| Layer {
             input: (layer > 0).then(|| Panels::transposed(weights.weight_ih(layer), 4 * h, h)),
             recurrent: Panels::transposed(weights.weight_hh(layer), 4 * h, h),
@@ -173,10 +178,9 @@ impl Model {
         }
         for (layer, before) in self.layers.iter().zip(&mut state.layers) {
             if let Some(weights) = &layer.input {
-                state.gates.fill(0.0);
-                add_product(&mut state.gates, &state.input, weights);
+                product(&mut state.gates, Into::Set, &state.input, weights);
             }
-            add_product(&mut state.gates, &before.h, &layer.recurrent);
+            product(&mut state.gates, Into::Add, &before.h, &layer.recurrent);
             let mut step = cell::Forward {
                 z: &mut state.gates,
                 bias: &layer.bias,
@@ -195,7 +199,7 @@ impl Model {
         for row in logits.chunks_exact_mut(v) {
             row.copy_from_slice(&self.linear_bias);
         }
-        add_product(logits, &state.input, &self.linear);
+        product(logits, Into::Add, &state.input, &self.linear);
     }
 }
 

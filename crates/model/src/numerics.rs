@@ -3,32 +3,42 @@
 use std::sync::OnceLock;
 
 use crate::checkpoint::digest;
-use crate::kernels::gemm::{Mat, product};
-use crate::kernels::has_avx2;
+use crate::kernels::level::Level;
+use crate::kernels::matmul::{Into, Panels, product};
+use crate::kernels::{FUSED_BY_DEFAULT, cell};
 use crate::philox::{Purpose, Stream, unit};
 
-/// For instance "cpu-avx2-5c1f09ab": the instruction set of the element-wise kernels, and a fingerprint of how
-/// matrix products are summed, which depends on the processor's instruction set and on its cache sizes.
+/// For instance "cpu-fused-5c1f09ab": whether products and sums round together, which all vector levels do alike, and
+/// a fingerprint of the arithmetic, so that a build whose kernels compute otherwise is of another kind.
 #[must_use]
 pub fn numerics() -> String {
     static KIND: OnceLock<String> = OnceLock::new();
     KIND.get_or_init(|| {
-        let kernels = if has_avx2() { "avx2" } else { "portable" };
-        format!("cpu-{kernels}-{}", &product_fingerprint()[..8])
+        let fused = FUSED_BY_DEFAULT || Level::chosen() != Level::Portable;
+        let rounding = if fused { "fused" } else { "separate" };
+        format!("cpu-{rounding}-{}", &fingerprint()[..8])
     })
     .clone()
 }
 
-/// A digest of the bits of a few products whose rounding shows the order of their sums.
-fn product_fingerprint() -> String {
-    let mut bytes = Vec::new();
-    for (layer, (m, n, k)) in [(50, 64, 128), (64, 256, 3200), (16, 1024, 512)].into_iter().enumerate() {
-        let left = numbers(2 * layer, m * k);
-        let right = numbers(2 * layer + 1, k * n);
-        let mut target = vec![0.0; m * n];
-        product(&mut target, false, Mat::new(&left, m, k), Mat::new(&right, k, n), 1);
-        bytes.extend(target.iter().flat_map(|value| value.to_le_bytes()));
-    }
+/// A digest of the bits of a product and of a cell's step, which show the order of sums and the activations.
+fn fingerprint() -> String {
+    let (m, n, k) = (7, 20, 600);
+    let (left, right) = (numbers(0, m * k), numbers(1, n * k));
+    let mut z = vec![0.0; m * n];
+    product(&mut z, Into::Set, &left, &Panels::transposed(&right, n, k));
+    let (bias, c_before) = (numbers(2, n), numbers(3, m * n / 4));
+    let [mut c, mut tanh_c, mut h] = [(); 3].map(|()| vec![0.0; m * n / 4]);
+    let mut step = cell::Forward {
+        z: &mut z,
+        bias: &bias,
+        c_before: &c_before,
+        c: &mut c,
+        tanh_c: &mut tanh_c,
+        h: &mut h,
+    };
+    cell::forward(&mut step, n / 4);
+    let bytes: Vec<u8> = z.iter().chain(&c).chain(&h).flat_map(|value| value.to_le_bytes()).collect();
     digest(&bytes)["sha256:".len()..].to_owned()
 }
 
@@ -46,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_kind_is_the_same_each_time_it_is_measured() {
-        assert_eq!(product_fingerprint(), product_fingerprint());
+        assert_eq!(fingerprint(), fingerprint());
         assert!(numerics().starts_with("cpu-") && numerics() == numerics());
     }
 }

@@ -77,6 +77,7 @@ fn update_body<const FMA: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::level::at_each_level;
 
     #[test]
     fn the_first_update_moves_every_parameter_by_the_learning_rate_against_its_gradient() {
@@ -100,20 +101,23 @@ mod tests {
     }
 
     #[test]
-    fn the_vector_code_equals_the_portable_code_within_rounding() {
-        let make =
-            |scale: f32| (0..43_u16).map(|x| (f32::from(x * 37 % 101) - 50.0) * scale).collect::<Vec<f32>>();
-        let factors = Factors::new(0.7, 0.2, 0.002, 5);
-        let run = |fast: bool| {
-            let (mut p, g, mut m) = (make(0.1), make(0.01), make(0.001));
-            let mut v: Vec<f32> = make(0.02).iter().map(|x| x * x).collect();
-            if fast {
-                update(&mut p, &g, &mut m, &mut v, factors);
-            } else {
-                update_body::<false>(&mut p, &g, &mut m, &mut v, factors);
-            }
-            [p, m, v].concat()
-        };
-        assert!(run(true).iter().zip(run(false)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+    fn every_level_equals_the_portable_code_within_rounding() {
+        at_each_level(|_| {
+            let make = |scale: f32| {
+                (0..43_u16).map(|x| (f32::from(x * 37 % 101) - 50.0) * scale).collect::<Vec<f32>>()
+            };
+            let factors = Factors::new(0.7, 0.2, 0.002, 5);
+            let run = |fast: bool| {
+                let (mut p, g, mut m) = (make(0.1), make(0.01), make(0.001));
+                let mut v: Vec<f32> = make(0.02).iter().map(|x| x * x).collect();
+                if fast {
+                    update(&mut p, &g, &mut m, &mut v, factors);
+                } else {
+                    update_body::<false>(&mut p, &g, &mut m, &mut v, factors);
+                }
+                [p, m, v].concat()
+            };
+            assert!(run(true).iter().zip(run(false)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+        });
     }
 }

@@ -60,7 +60,9 @@ pub(crate) struct Backward<'a> {
     pub(crate) z: &'a mut [f32],
     pub(crate) c_before: &'a [f32],
     pub(crate) tanh_c: &'a [f32],
-    /// The gradient of h.
+    /// The gradient of h by way of the layer's output.
+    pub(crate) dy: &'a [f32],
+    /// That by way of the next step.
     pub(crate) dh: &'a [f32],
     /// In: the gradient of c from the step after. Out: that of the c before.
     pub(crate) dc: &'a mut [f32],
@@ -73,18 +75,18 @@ vectorised! {
 
 #[inline(always)]
 fn backward_body<const FMA: bool>(step: &mut Backward<'_>, hidden: usize) {
-    let rows = step.z.chunks_exact_mut(4 * hidden).zip(step.c_before.chunks_exact(hidden)).zip(
-        step.tanh_c
-            .chunks_exact(hidden)
-            .zip(step.dh.chunks_exact(hidden).zip(step.dc.chunks_exact_mut(hidden))),
-    );
-    for ((z, c_before), (tanh_c, (dh, dc))) in rows {
+    let dh = step.dy.chunks_exact(hidden).zip(step.dh.chunks_exact(hidden));
+    let rows = step
+        .z
+        .chunks_exact_mut(4 * hidden)
+        .zip(step.c_before.chunks_exact(hidden))
+        .zip(step.tanh_c.chunks_exact(hidden).zip(dh.zip(step.dc.chunks_exact_mut(hidden))));
+    for ((z, c_before), (tanh_c, ((dy, dh), dc))) in rows {
         // In passes, as forward; each uses a gate's value before the pass that turns it into its gradient.
         let [i, f, g, o] = gates_mut(z, hidden);
-        for ((dc, &dh), (&o, &tanh_c)) in dc.iter_mut().zip(dh).zip(o.iter().zip(tanh_c)) {
-            *dc = mul_add::<FMA>(dh * o, 1.0 - tanh_c * tanh_c, *dc);
-        }
-        for ((o, &dh), &tanh_c) in o.iter_mut().zip(dh).zip(tanh_c) {
+        let grown = dy.iter().zip(dh).map(|(&dy, &dh)| dy + dh);
+        for ((dc, o), (dh, &tanh_c)) in dc.iter_mut().zip(o.iter_mut()).zip(grown.zip(tanh_c)) {
+            *dc = mul_add::<FMA>(dh * *o, 1.0 - tanh_c * tanh_c, *dc);
             *o = dh * tanh_c * *o * (1.0 - *o);
         }
         for ((i, g), &dc) in i.iter_mut().zip(g.iter_mut()).zip(&*dc) {
@@ -117,41 +119,52 @@ fn gates_mut(row: &mut [f32], hidden: usize) -> [&mut [f32]; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::level::at_each_level;
 
     #[test]
-    fn the_vector_code_equals_the_portable_code_within_rounding() {
-        const H: usize = 21;
-        const B: usize = 3;
-        let number = |place: usize| f32::from(u16::try_from(place * 37 % 101).expect("small")) / 25.0 - 2.0;
-        let make = |count: usize| (0..count).map(number).collect::<Vec<f32>>();
-        let run = |fast: bool| {
-            let (mut z, bias, c_before) = (make(4 * H * B), make(4 * H), make(H * B));
-            let (mut c, mut tanh_c, mut h) = (vec![0.0; H * B], vec![0.0; H * B], vec![0.0; H * B]);
-            let mut step = Forward {
-                z: &mut z,
-                bias: &bias,
-                c_before: &c_before,
-                c: &mut c,
-                tanh_c: &mut tanh_c,
-                h: &mut h,
+    fn every_level_equals_the_portable_code_within_rounding() {
+        at_each_level(|_| {
+            const H: usize = 21;
+            const B: usize = 3;
+            let number =
+                |place: usize| f32::from(u16::try_from(place * 37 % 101).expect("small")) / 25.0 - 2.0;
+            let make = |count: usize| (0..count).map(number).collect::<Vec<f32>>();
+            let run = |fast: bool| {
+                let (mut z, bias, c_before) = (make(4 * H * B), make(4 * H), make(H * B));
+                let (mut c, mut tanh_c, mut h) = (vec![0.0; H * B], vec![0.0; H * B], vec![0.0; H * B]);
+                let mut step = Forward {
+                    z: &mut z,
+                    bias: &bias,
+                    c_before: &c_before,
+                    c: &mut c,
+                    tanh_c: &mut tanh_c,
+                    h: &mut h,
+                };
+                if fast {
+                    forward(&mut step, H)
+                } else {
+                    forward_body::<false>(&mut step, H)
+                }
+                let mut dc = make(H * B);
+                let dh = make(H * B);
+                let mut step = Backward {
+                    z: &mut z,
+                    c_before: &c_before,
+                    tanh_c: &tanh_c,
+                    dy: &dh,
+                    dh: &dh,
+                    dc: &mut dc,
+                };
+                if fast {
+                    backward(&mut step, H)
+                } else {
+                    backward_body::<false>(&mut step, H)
+                }
+                [z, c, h, dc].concat()
             };
-            if fast {
-                forward(&mut step, H)
-            } else {
-                forward_body::<false>(&mut step, H)
+            for (fast, portable) in run(true).into_iter().zip(run(false)) {
+                assert!((fast - portable).abs() <= 2e-6 * portable.abs().max(1.0), "{fast} {portable}");
             }
-            let mut dc = make(H * B);
-            let dh = make(H * B);
-            let mut step = Backward { z: &mut z, c_before: &c_before, tanh_c: &tanh_c, dh: &dh, dc: &mut dc };
-            if fast {
-                backward(&mut step, H)
-            } else {
-                backward_body::<false>(&mut step, H)
-            }
-            [z, c, h, dc].concat()
-        };
-        for (fast, portable) in run(true).into_iter().zip(run(false)) {
-            assert!((fast - portable).abs() <= 2e-6 * portable.abs().max(1.0), "{fast} {portable}");
-        }
+        });
     }
 }

@@ -71,6 +71,7 @@ fn total(row: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::level::at_each_level;
 
     #[test]
     fn cross_entropy_and_its_gradient_equal_their_definition() {
@@ -101,14 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn the_vector_code_equals_the_portable_code_within_rounding() {
-        let logits: Vec<f32> = (0..109 * 4_u16).map(|x| f32::from(x * 37 % 101) / 10.0 - 5.0).collect();
-        let (bias, targets) = (&logits[109..218], [0, 50, 104, 108]);
-        let (mut fast, mut fast_nats) = (logits.clone(), [0.0; 4]);
-        cross_entropy(&mut fast, bias, &targets, 0.25, &mut fast_nats);
-        let (mut portable, mut portable_nats) = (logits.clone(), [0.0; 4]);
-        cross_entropy_body::<false>(&mut portable, bias, &targets, 0.25, &mut portable_nats);
-        assert!(fast_nats.iter().zip(&portable_nats).all(|(a, b)| (a - b).abs() < 1e-6 * b));
-        assert!(fast.iter().zip(&portable).all(|(a, b)| (a - b).abs() < 1e-7));
+    fn every_level_equals_the_portable_code_within_rounding() {
+        at_each_level(|_| {
+            let logits: Vec<f32> = (0..109 * 4_u16).map(|x| f32::from(x * 37 % 101) / 10.0 - 5.0).collect();
+            let (bias, targets) = (&logits[109..218], [0, 50, 104, 108]);
+            let (mut fast, mut fast_nats) = (logits.clone(), [0.0; 4]);
+            cross_entropy(&mut fast, bias, &targets, 0.25, &mut fast_nats);
+            let (mut portable, mut portable_nats) = (logits.clone(), [0.0; 4]);
+            cross_entropy_body::<false>(&mut portable, bias, &targets, 0.25, &mut portable_nats);
+            assert!(fast_nats.iter().zip(&portable_nats).all(|(a, b)| (a - b).abs() < 1e-6 * b));
+            assert!(fast.iter().zip(&portable).all(|(a, b)| (a - b).abs() < 1e-7));
+        });
     }
 }

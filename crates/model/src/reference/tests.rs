@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{GradClip, LrDecay};
+use crate::kernels::level::at_each_level;
 use crate::philox::{normals, unit};
 use crate::update::{Carried, Moments, Update, Window};
 
@@ -96,19 +97,27 @@ fn apart(ours: &[f32], theirs: &[f64]) -> f64 {
 }
 
 #[test]
-fn every_gradient_equals_candles_in_double_precision() {
+fn every_gradient_equals_candles_in_double_precision_at_every_level_and_number_of_threads() {
     for config in all_configs() {
         let mut case = case(config);
         let reference = reference_of(&case);
-        let mut engine = Update::new(&case.config, VOCABULARY);
-        let window = Window { inputs: &case.inputs, targets: &case.targets };
-        let loss = engine.forward(&mut case.weights, &case.carried, &window, case.update);
-        engine.backward(&case.weights, &window);
-        assert!((loss / reference.loss - 1.0).abs() < 1e-6, "{loss} {} {:?}", reference.loss, case.config);
-        for view in &case.weights.layout.views {
-            let error = apart(&engine.gradient[view.range.clone()], &reference.gradient[view.range.clone()]);
-            assert!(error < TOLERANCE, "{} is {error:e} apart, {:?}", view.name, case.config);
+        at_each_level(|_| check_gradients(&mut case, &reference));
+        for threads in [2, 4, 9] {
+            case.config.threads = threads;
+            check_gradients(&mut case, &reference);
         }
+    }
+}
+
+fn check_gradients(case: &mut Case, reference: &ReferenceUpdate) {
+    let mut engine = Update::new(&case.config, VOCABULARY);
+    let window = Window { inputs: &case.inputs, targets: &case.targets };
+    let loss = engine.forward(&mut case.weights, &case.carried, &window, case.update);
+    engine.backward(&case.weights, &window, case.update);
+    assert!((loss / reference.loss - 1.0).abs() < 1e-6, "{loss} {} {:?}", reference.loss, case.config);
+    for view in &case.weights.layout.views {
+        let error = apart(&engine.gradient[view.range.clone()], &reference.gradient[view.range.clone()]);
+        assert!(error < TOLERANCE, "{} is {error:e} apart, {:?}", view.name, case.config);
     }
 }
 
