@@ -69,15 +69,28 @@ pub fn train(config: &TrainConfig, steps: usize) -> Result<TrainBench, ConfigErr
     let ms_per_step = spread(ms);
     let tokens_per_s = wide(positions) / ms_per_step.median * 1e3;
     let gflops = tokens_per_s * flops_per_token(config, VOCABULARY) / 1e9;
-    let state = weights.flat.len() * 3 + config.layers * config.batch_size * config.hidden * 2;
     Ok(TrainBench {
         tokens_per_s,
         ms_per_step,
         gflops,
         peak_gflops: peak_gflops(config.threads),
-        memory_bytes: engine.bytes() + state * size_of::<f32>(),
+        memory_bytes: bytes(&engine, config, weights.flat.len()),
         kernels: Level::chosen().name(),
     })
+}
+
+/// Bytes that training with these options takes, as [`TrainBench::memory_bytes`]. The buffers are asked for and given
+/// back, not touched.
+#[must_use]
+pub fn memory_bytes(config: &TrainConfig, vocabulary: usize) -> usize {
+    let engine = Update::new(config, vocabulary);
+    bytes(&engine, config, engine.gradient.len())
+}
+
+/// Beside the engine's buffers, three numbers a parameter (weight and both moments), and h and c of each layer.
+fn bytes(engine: &Update, config: &TrainConfig, parameters: usize) -> usize {
+    let carried = 2 * config.layers * config.batch_size * config.hidden;
+    engine.bytes() + (3 * parameters + carried) * size_of::<f32>()
 }
 
 /// Floating-point operations of a token's update in matrix products: three times those of its forward pass.
