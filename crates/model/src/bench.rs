@@ -1,5 +1,7 @@
 //! How fast whole training updates run: forward, loss, backward, clip and optimiser, on random tokens.
 
+mod kernels;
+
 use std::time::Instant;
 
 use serde::Serialize;
@@ -12,6 +14,8 @@ use crate::kernels::team::Team;
 use crate::philox::{Purpose, Stream};
 use crate::update::{Carried, Moments, Update, Window};
 use crate::weights::Weights;
+
+pub use self::kernels::{KernelBench, kernels};
 
 /// Tokens of the benchmark's vocabulary.
 pub const VOCABULARY: usize = 110;
@@ -117,9 +121,12 @@ fn peak_gflops(threads: usize) -> f64 {
     2.0 * wide(side).powi(3) / best / 1e9
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a remainder below the vocabulary")]
 fn tokens(config: &TrainConfig, update: u64, count: usize) -> Vec<u16> {
-    let stream = Stream::new(config.seed, config.replicate, Purpose::Bench, update, 0);
+    tokens_of(&Stream::new(config.seed, config.replicate, Purpose::Bench, update, 0), count)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a remainder below the vocabulary")]
+fn tokens_of(stream: &Stream, count: usize) -> Vec<u16> {
     let mut words = vec![0; count];
     stream.fill_from(0, &mut words);
     words.into_iter().map(|word| (word % VOCABULARY as u32) as u16).collect()
