@@ -36,6 +36,9 @@ pub(crate) struct Global {
     /// Print JSON, one object a line; errors too, on standard error.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+    /// Instruction set to compute with: auto (the widest), portable, avx2 or avx512.
+    #[arg(long, global = true, default_value = "auto", value_name = "SET", help_heading = "Global options")]
+    pub kernels: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -42,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, global: &Global) -> Outcome {
+    kapell_model::select_kernels(&global.kernels).map_err(|e| {
+        CliError::usage(e.to_string(), "leave out --kernels (or KAPELL_KERNELS) for the widest")
+    })?;
     match command {
         Command::Run(args) => with_runtime(run::run(args, global)),
         Command::Coordinator(args) => with_runtime(daemon::coordinator(args, global)),

@@ -1,9 +1,10 @@
-//! Prints how fast each kernel runs; `KAPELL_KERNELS=portable` (or `avx2`) lowers the instruction set.
+//! Prints how fast each kernel runs; an argument names other kernels than the widest: `portable`, `avx2`.
 #![expect(clippy::print_stdout, reason = "this program prints a table")]
 
-use kapell_model::bench;
+use kapell_model::{KernelsError, bench, select_kernels};
 
-fn main() {
+fn main() -> Result<(), KernelsError> {
+    select_kernels(&std::env::args().nth(1).unwrap_or_else(|| String::from("auto")))?;
     let (level, all) = bench::kernels();
     println!("kernels: {level}");
     for kernel in all {
@@ -14,4 +15,5 @@ fn main() {
             kernel.name, kernel.shape, kernel.us, kernel.speed, kernel.unit
         );
     }
+    Ok(())
 }

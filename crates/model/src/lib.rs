@@ -18,5 +18,6 @@ pub mod weights;
 pub use config::{Architecture, ConfigError, GradClip, LrDecay, TrainConfig, parameter_count};
 pub use data::DataError;
 pub use evaluate::{Evaluation, PieceLoss};
+pub use kernels::level::{KernelsError, select_kernels};
 pub use numerics::numerics;
 pub use trainer::{EpochResult, Step, TrainError, Trainer};

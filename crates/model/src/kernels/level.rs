@@ -1,4 +1,4 @@
-//! Which instruction set the kernels use: found at run time, and lowered by `KAPELL_KERNELS`.
+//! Which instruction set the kernels use: the widest that is found at run time, or one that is asked for.
 
 use std::sync::OnceLock;
 
@@ -49,20 +49,45 @@ impl Level {
         }
     }
 
-    /// The widest that is available, or the one that the environment variable `KAPELL_KERNELS` names where it is
-    /// available, too. The same for the whole life of the process.
+    /// The widest that is available, or what [`select_kernels`] asked for. The same for the life of the process.
     #[must_use]
     pub(crate) fn chosen() -> Self {
         #[cfg(test)]
         if let Some(forced) = FORCED.get() {
             return forced;
         }
-        static CHOSEN: OnceLock<Level> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let wanted = std::env::var("KAPELL_KERNELS").unwrap_or_default();
-            let named = Self::ALL.into_iter().find(|level| level.name() == wanted && level.available());
-            named.or_else(|| Self::ALL.into_iter().rfind(|level| level.available())).unwrap_or(Self::Portable)
-        })
+        *CHOSEN.get_or_init(|| available().last().unwrap_or(Self::Portable))
+    }
+}
+
+static CHOSEN: OnceLock<Level> = OnceLock::new();
+
+/// From the narrowest to the widest.
+fn available() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|level| level.available())
+}
+
+/// Kernels that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no {wanted} kernels here; there are: auto, {available}")]
+pub struct KernelsError {
+    pub wanted: String,
+    pub available: String,
+}
+
+/// Has this process compute with the kernels named `wanted` (`portable`, `avx2`, `avx512`, or `auto` for the widest),
+/// whatever wider ones there are. All but `portable` give the same bytes. To be called before anything is computed.
+///
+/// # Errors
+/// A name that there is none of, an instruction set that the processor lacks, or a choice that comes too late.
+pub fn select_kernels(wanted: &str) -> Result<(), KernelsError> {
+    let named = available().filter(|level| wanted == "auto" || level.name() == wanted).last();
+    match named {
+        Some(level) if *CHOSEN.get_or_init(|| level) == level => Ok(()),
+        _ => {
+            let names: Vec<&str> = available().map(Level::name).collect();
+            Err(KernelsError { wanted: wanted.to_owned(), available: names.join(", ") })
+        }
     }
 }
 
@@ -75,9 +100,21 @@ thread_local! {
 /// is.
 #[cfg(test)]
 pub(crate) fn at_each_level(mut body: impl FnMut(Level)) {
-    for level in Level::ALL.into_iter().filter(|level| level.available()) {
+    for level in available() {
         FORCED.set(Some(level));
         body(level);
         FORCED.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_are_not_there_are_refused_with_those_that_are() {
+        let error = select_kernels("sse9").expect_err("no such kernels");
+        assert!(error.to_string().starts_with("no sse9 kernels here; there are: auto, portable"), "{error}");
+        assert_eq!(select_kernels("auto"), Ok(()));
     }
 }
