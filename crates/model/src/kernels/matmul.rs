@@ -336,9 +336,6 @@ impl Tile {
         // SAFETY: all offsets stay within `ROWS` rows, `inner` elements and a panel's width, which the caller
         // warrants; what is narrower than a panel goes through a buffer of full width.
         unsafe {
-            for row in 0..ROWS {
-                V::prefetch(self.target.add(row * self.target_stride));
-            }
             let mut sums = [[V::splat(0.0); REGISTERS]; ROWS];
             let mut right = self.right;
             let mut left = self.left;

@@ -16,8 +16,6 @@ pub(crate) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + term`, in one rounding wherever the implementor has that.
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
-    /// A hint that the line of this address will be written soon.
-    unsafe fn prefetch(at: *const f32);
 }
 
 /// Plain Rust: eight numbers, which the compiler puts into whatever registers there are. With `FUSED` it rounds once
@@ -56,9 +54,6 @@ impl<const FUSED: bool> Vector for Portable<FUSED> {
         let one = |lane| super::mul_add::<FUSED>(self.0[lane], factor.0[lane], term.0[lane]);
         Self(std::array::from_fn(one))
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const f32) {}
 }
 
 /// Implements [`Vector`] by a register type's intrinsics.
@@ -101,12 +96,6 @@ macro_rules! by_intrinsics {
             unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
                 // SAFETY: the caller runs where the instruction set is.
                 Self(unsafe { $mul_add(self.0, factor.0, term.0) })
-            }
-
-            #[inline(always)]
-            unsafe fn prefetch(at: *const f32) {
-                // SAFETY: a prefetch never faults, whatever its address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>()) }
             }
         }
     };
