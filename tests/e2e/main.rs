@@ -3,4 +3,5 @@
 mod daemons;
 mod house;
 mod refusals;
+mod reproduction;
 mod run;
