@@ -266,7 +266,7 @@ def comparison(study):
             figure(means[epoch]),
             f"{min(seeds):.4f} to {max(seeds):.4f}",
             figure(wanted, 3),
-            f"{difference:+.4f}",
+            f"{round(difference, 4) + 0.0:+.4f}",
             within if epoch >= COMPARED_FROM_EPOCH else "not asked",
         ])
     head = ["after epoch", "mean of the seeds", "the seeds", "PyTorch", "difference", f"within {TOLERANCE}"]
