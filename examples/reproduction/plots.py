@@ -36,8 +36,8 @@ def seeds(curves, means, pytorch, published, within):
     )
     low, high = whole(curves)
     shown = [*published.values(), *pytorch.values()]
-    panel = Panel(picture, (66, 100, 710, 500), (1, last), (min(low, *shown), max(high, *shown)), log=True)
-    panel.axes(epoch_ticks(last), "epoch", NATS)
+    panel = Panel(picture, (66, 100, 710, 500), (1, last), (min(low, min(shown) * 0.93), max(high, *shown)), log=True)
+    panel.axes(epoch_ticks(last), "epoch", f"{NATS}; bars: \u00b1{max(within.values())} around PyTorch")
     colours = {"train": VERMILION, "validation": BLUE}
     names = {"train": "training", "validation": "validation"}
     for part, level in published.items():
@@ -54,7 +54,7 @@ def seeds(curves, means, pytorch, published, within):
         name = f"PyTorch, validation after {epoch} epochs: {loss}"
         panel.diamond(name, (epoch, loss), within=within.get(epoch))
     end = pytorch[max(pytorch)]
-    panel.end_label(f"\u25c7 PyTorch, validation {end:.3f} \u00b1{max(within.values())}", end, INK)
+    panel.end_label(f"\u25c7 PyTorch, validation {end:.3f}", end, INK)
     panel.place_labels()
     return picture.svg()
 

@@ -323,9 +323,11 @@ def folded(head, rows):
 
 
 def numerics(study):
-    """The programs and machines that the results come from, as the attempts recorded them."""
-    kinds = {(c.trial["program_version"], c.trial["numerics"]) for c in study.curves}
-    return ", ".join(sorted(f"{version} on {kind}" for version, kind in kinds))
+    """The programs and the numerics that trained them: of every attempt, since a trial may have had several."""
+    programs = {curve.trial["program_version"] for curve in study.curves}
+    attempts = [attempt for curve in study.curves for attempt in curve.trial["attempts_log"]]
+    kinds = {attempt["numerics"] for attempt in attempts if attempt["numerics"]}
+    return f"{', '.join(sorted(filter(None, programs)))} on {', '.join(sorted(kinds))}"
 
 
 def page(seeds, dropout, sentence):

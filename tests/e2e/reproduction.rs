@@ -51,7 +51,7 @@ fn trial(number: u64, changed: &Value, epochs: u64, val_loss: impl Fn(u64) -> f6
     });
     json!({
         "id": format!("made-up/{number}"), "config": config, "state": "COMPLETE",
-        "program_version": "kapell 0.1.0", "numerics": "made-up",
+        "program_version": "kapell 0.1.0", "attempts_log": [{"numerics": "made-up"}],
         "measurements": measured.collect::<Vec<_>>(),
     })
 }

@@ -4,6 +4,8 @@ use kapell_search::study::{apply_overrides, parse_duration};
 use kapell_search::{OptionValue, StudySpec};
 
 const TABLE_1: &str = include_str!("../../../examples/bachbot-table-1.toml");
+const SEEDS: &str = include_str!("../../../examples/reproduction/seeds.toml");
+const DROPOUT: &str = include_str!("../../../examples/reproduction/dropout.toml");
 
 fn complaint(text: &str) -> String {
     StudySpec::parse(text).expect_err("a bad file is refused").to_string()
@@ -18,6 +20,18 @@ fn table_1_of_the_article_has_864_configurations_in_144_shapes() {
     let identities: std::collections::BTreeSet<String> =
         spec.expand().map(|t| t.config.hash("c", "s")).collect();
     assert_eq!(identities.len(), 864);
+}
+
+#[test]
+fn the_reproduction_trains_the_best_model_with_three_seeds_and_its_shape_with_six_dropouts() {
+    let (seeds, dropout) = (StudySpec::parse(SEEDS).unwrap(), StudySpec::parse(DROPOUT).unwrap());
+    assert_eq!((seeds.trials(), dropout.trials()), (3, 6));
+    let shapes: std::collections::BTreeSet<String> =
+        seeds.expand().chain(dropout.expand()).map(|trial| trial.config.shape_key()).collect();
+    assert_eq!(shapes.len(), 1);
+    // Epochs are no part of an identity: the dropout 0.3 is the beginning of the first seed.
+    let seeds: std::collections::BTreeSet<String> = seeds.expand().map(|t| t.config.hash("c", "s")).collect();
+    assert_eq!(dropout.expand().filter(|t| seeds.contains(&t.config.hash("c", "s"))).count(), 1);
 }
 
 #[test]
