@@ -165,6 +165,8 @@ class Curve:
         self.trial = trial
         self.config = trial["config"]
         self.state = trial["state"]
+        self.program = trial["program_version"]
+        self.numerics = [attempt["numerics"] for attempt in trial["attempts_log"]]
         rows = trial["measurements"]
         self.train = {m["epoch"]: m["train_loss"] for m in rows if m["train_loss"] is not None}
         self.validation = {m["epoch"]: m["val_loss"] for m in rows if m["val_loss"] is not None}
@@ -324,10 +326,9 @@ def folded(head, rows):
 
 def numerics(study):
     """The programs and the numerics that trained them: of every attempt, since a trial may have had several."""
-    programs = {curve.trial["program_version"] for curve in study.curves}
-    attempts = [attempt for curve in study.curves for attempt in curve.trial["attempts_log"]]
-    kinds = {attempt["numerics"] for attempt in attempts if attempt["numerics"]}
-    return f"{', '.join(sorted(filter(None, programs)))} on {', '.join(sorted(kinds))}"
+    programs = {curve.program for curve in study.curves}
+    kinds = {kind for curve in study.curves for kind in curve.numerics}
+    return f"{', '.join(sorted(filter(None, programs)))} on {', '.join(sorted(filter(None, kinds)))}"
 
 
 def page(seeds, dropout, sentence):
