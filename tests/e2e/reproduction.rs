@@ -195,6 +195,14 @@ fn tables_and_plots_show_every_seed_their_mean_and_what_was_published() {
     for level in ["published: validation 0.477", "published: training 0.324"] {
         assert!(svg.contains(&format!("<title>{level}</title></line>")), "{level}");
     }
+    // What stands at the right edge: two means, two published levels and PyTorch's end, none on top of another.
+    let labels = svg.lines().filter(|line| line.starts_with("<text x=\"731.0\""));
+    let mut heights: Vec<f64> = labels
+        .map(|line| line.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+        .collect();
+    heights.sort_by(f64::total_cmp);
+    assert_eq!(heights.len(), 5);
+    assert!(heights.windows(2).all(|pair| pair[1] - pair[0] > 14.0), "{heights:?}");
     assert_eq!(svg.matches("class=\"mark\"").count(), PYTORCH.len());
     assert_eq!(svg.matches("class=\"bar\"").count(), 5);
 }
