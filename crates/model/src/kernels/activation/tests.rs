@@ -17,8 +17,9 @@ const STRIDE: u32 = if cfg!(miri) { 15_485_863 } else { 1_511 };
 /// Every number within so many of a special one is tried, too.
 const NEIGHBOURS: u32 = if cfg!(miri) { 8 } else { 1 << 13 };
 
-/// How far a function that rises may fall below an earlier value: its roundings are its own at every number.
-const FALL_ULPS: f64 = 2.0;
+/// How far a function that rises may fall below an earlier value, since its roundings are others at every number:
+/// tanh by 3 units in the last place, the others by one.
+const FALL_ULPS: f64 = 3.0;
 
 /// Defines `$fused` and `$plain`, which apply the function to a block with and without fused products.
 macro_rules! over_blocks {
@@ -80,7 +81,7 @@ fn cases() -> [Case; 3] {
         name: "sigmoid",
         functions: [sigmoid_plain, sigmoid_fused],
         truth: sigmoid_truth,
-        bound: 2.5,
+        bound: 2.6,
         range: (0.0, 1.0),
         odd: false,
         signs: &[0, SIGN],
