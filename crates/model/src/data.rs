@@ -1,6 +1,7 @@
 //! A corpus as training and evaluation walk through it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use kapell_music::corpus::{Corpus, PartOfSplit, Protocol};
 
@@ -25,9 +26,13 @@ pub enum DataError {
 /// The stream is the training pieces one after the other in order of id (for BachBot's protocol the first nine
 /// tenths of all tokens). It is cut into B rows of equal length, a whole number of windows; what is left over at its
 /// end is not trained on.
+///
+/// It walks the corpus itself: trials of one process share the tokens in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Windows {
-    stream: Vec<u16>,
+    corpus: Arc<Corpus>,
+    /// The stream's pieces, by their place in the corpus, and where in the stream each begins.
+    starts: Vec<(usize, usize)>,
     rows: usize,
     seq_len: usize,
     /// Windows in an epoch.
@@ -35,35 +40,52 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    pub(crate) fn new(corpus: &Corpus, config: &TrainConfig) -> Result<Self, DataError> {
+    pub(crate) fn new(corpus: &Arc<Corpus>, config: &TrainConfig) -> Result<Self, DataError> {
         check_tokens(corpus)?;
         let (rows, seq_len) = (config.batch_size, config.seq_len);
-        let stream: Vec<u16> = match corpus.protocol {
-            Protocol::Pieces => part(corpus, PartOfSplit::Train).flat_map(|piece| piece.1).copied().collect(),
-            Protocol::Contiguous => {
-                let mut all = all_tokens(corpus);
-                all.truncate(corpus.contiguous_cut());
-                all
+        let is_contiguous = corpus.protocol == Protocol::Contiguous;
+        let (mut starts, mut tokens) = (Vec::new(), 0);
+        for (place, piece) in corpus.pieces.iter().enumerate() {
+            if is_contiguous || piece.part == PartOfSplit::Train {
+                starts.push((place, tokens));
+                tokens += piece.tokens.len();
             }
-        };
-        let count = stream.len().saturating_sub(1) / (rows * seq_len);
+        }
+        if is_contiguous {
+            tokens = corpus.contiguous_cut();
+        }
+        let count = tokens.saturating_sub(1) / (rows * seq_len);
         if count == 0 {
             let needed = rows * seq_len + 1;
-            return Err(DataError::TooSmall { tokens: stream.len(), rows, seq_len, needed });
+            return Err(DataError::TooSmall { tokens, rows, seq_len, needed });
         }
-        Ok(Self { stream, rows, seq_len, count })
+        Ok(Self { corpus: corpus.clone(), starts, rows, seq_len, count })
     }
 
     /// Writes window `index`, time-major: position (t, b) is element t * B + b.
     pub(crate) fn fill(&self, index: usize, inputs: &mut [u16], targets: &mut [u16]) {
         for row in 0..self.rows {
             let start = (row * self.count + index) * self.seq_len;
-            let tokens = &self.stream[start..=start + self.seq_len];
-            for (step, pair) in tokens.windows(2).enumerate() {
-                inputs[step * self.rows + row] = pair[0];
-                targets[step * self.rows + row] = pair[1];
+            for (place, token) in self.stream_from(start).take(self.seq_len + 1).enumerate() {
+                if place < self.seq_len {
+                    inputs[place * self.rows + row] = token;
+                }
+                if place > 0 {
+                    targets[(place - 1) * self.rows + row] = token;
+                }
             }
         }
+    }
+
+    /// The stream from a position on that lies within it.
+    fn stream_from(&self, position: usize) -> impl Iterator<Item = u16> + '_ {
+        let span = self.starts.partition_point(|&(_, start)| start <= position).saturating_sub(1);
+        let skipped = position - self.starts[span].1;
+        let pieces = self.starts[span..].iter().enumerate();
+        pieces.flat_map(move |(ahead, &(piece, _))| {
+            let tokens = &self.corpus.pieces[piece].tokens;
+            tokens[if ahead == 0 { skipped } else { 0 }..].iter().copied()
+        })
     }
 
     pub(crate) fn tokens_per_window(&self) -> usize {
@@ -147,19 +169,19 @@ mod tests {
     use super::*;
     use kapell_music::corpus::{Kind, Piece};
 
-    fn corpus(protocol: Protocol, pieces: &[(PartOfSplit, std::ops::Range<u16>)]) -> Corpus {
+    fn corpus(protocol: Protocol, pieces: &[(PartOfSplit, std::ops::Range<u16>)]) -> Arc<Corpus> {
         let piece = |(place, (part, tokens)): (usize, &(PartOfSplit, std::ops::Range<u16>))| Piece {
             id: format!("p{place}"),
             part: *part,
             tokens: tokens.clone().collect(),
         };
-        Corpus {
+        Arc::new(Corpus {
             name: "counting".into(),
             kind: Kind::Text,
             protocol,
             vocabulary: (0..2000).map(|token| token.to_string()).collect(),
             pieces: pieces.iter().enumerate().map(piece).collect(),
-        }
+        })
     }
 
     #[test]
@@ -181,6 +203,35 @@ mod tests {
     }
 
     #[test]
+    fn windows_cross_pieces_of_any_length_and_copy_none_of_them() {
+        let train = PartOfSplit::Train;
+        let pieces =
+            [(train, 0..0), (train, 0..1), (train, 1..2), (train, 2..2), (train, 2..25), (train, 25..25)];
+        let corpus = corpus(Protocol::Pieces, &pieces);
+        let config = TrainConfig { seq_len: 3, batch_size: 2, ..TrainConfig::default() };
+        let windows = Windows::new(&corpus, &config).expect("25 tokens are enough");
+        assert!(Arc::ptr_eq(&windows.corpus, &corpus));
+        let (mut inputs, mut targets) = (vec![0; 6], vec![0; 6]);
+        for index in 0..4_u16 {
+            windows.fill(usize::from(index), &mut inputs, &mut targets);
+            let begins = [3 * index, 12 + 3 * index];
+            let row = |ahead: u16| begins.map(|begin| begin + ahead);
+            assert_eq!(inputs, [row(0), row(1), row(2)].concat());
+            assert_eq!(targets, [row(1), row(2), row(3)].concat());
+        }
+    }
+
+    #[test]
+    fn the_contiguous_protocol_trains_on_the_first_nine_tenths() {
+        let corpus = corpus(Protocol::Contiguous, &[(PartOfSplit::Train, 0..7), (PartOfSplit::Val, 7..20)]);
+        let config = TrainConfig { seq_len: 17, batch_size: 1, ..TrainConfig::default() };
+        assert_eq!(Windows::new(&corpus, &config).map(|windows| windows.count), Ok(1));
+        let longer = TrainConfig { seq_len: 18, ..config };
+        let error = Windows::new(&corpus, &longer).map(|windows| windows.count);
+        assert_eq!(error, Err(DataError::TooSmall { tokens: 18, rows: 1, seq_len: 18, needed: 19 }));
+    }
+
+    #[test]
     fn the_contiguous_protocol_scores_fifty_rows_of_whole_windows() {
         // 1,500 tokens: 1,350 train, 150 validate: 149 / (50 * 2) = 1 window of 2 a row.
         let corpus =
@@ -195,7 +246,7 @@ mod tests {
     #[test]
     fn a_token_outside_the_vocabulary_is_refused() {
         let mut corpus = corpus(Protocol::Pieces, &[(PartOfSplit::Train, 0..100)]);
-        corpus.vocabulary.truncate(99);
+        Arc::make_mut(&mut corpus).vocabulary.truncate(99);
         let error = Windows::new(&corpus, &TrainConfig::default()).map(|windows| windows.count);
         assert_eq!(error, Err(DataError::UnknownToken { piece: "p0".into(), token: 99, vocabulary: 99 }));
     }
