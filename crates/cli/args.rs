@@ -52,7 +52,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  kapell coordinator --data-dir /var/lib/kapell --listen 0.0.0.0:7070")]
     Coordinator(CoordinatorArgs),
     /// Run a worker: it leases trials from the coordinator and trains them.
-    #[command(after_help = "Example:\n  kapell worker --coordinator http://head:7070 --slots 2")]
+    #[command(after_help = "Example:\n  kapell worker --coordinator http://head:7070")]
     Worker(WorkerArgs),
     /// See and steer the workers.
     #[command(after_help = "Example:\n  kapell workers list")]
@@ -114,7 +114,7 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     /// The study file; without it, the built-in demo.
     pub study: Option<PathBuf>,
-    /// Worker processes; by default one, with a slot a core.
+    /// Worker processes, which share the cores; by default one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
     /// Where everything is kept.
@@ -155,9 +155,12 @@ pub(crate) struct WorkerArgs {
     /// auto or cpu.
     #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
     pub device: String,
-    /// Trials at once; by default one a core.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Trials at once, which share the cores; by default what trains fastest, measured once. Never more than cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: Option<u32>,
+    /// Use no more than so many cores; by default all that this process may use.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub cores: Option<u32>,
     /// Corpora, checkpoints and unsent measurements are kept here.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,

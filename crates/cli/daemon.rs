@@ -31,10 +31,16 @@ pub(crate) async fn worker(args: WorkerArgs, global: &Global) -> Outcome {
     start_logging(global.json);
     let stop = stop_signal()?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let available = kapell_worker::cores::available();
+    let cores = args.cores.map_or(available, |n| usize::try_from(n).unwrap_or(available));
+    if cores > available {
+        tracing::warn!("--cores {cores}: this process may use {available}");
+    }
     let config = kapell_worker::WorkerConfig {
         coordinator: global.coordinator.clone(),
         token: None,
         name: args.name.unwrap_or(host),
+        cores: cores.min(available),
         slots: args.slots.map(|n| usize::try_from(n).unwrap_or(1)),
         cache_dir: args.cache_dir.map_or_else(|| paths::cache_dir().map(|d| d.join("worker")), Ok)?,
         study: args.study,

@@ -22,7 +22,8 @@ const SHORT_LIVES_MAX: u32 = 5;
 pub(crate) struct WorkerPlan {
     pub coordinator: String,
     pub name: String,
-    pub slots: u32,
+    pub cores: usize,
+    pub slots: usize,
     pub cache_dir: PathBuf,
     pub log: PathBuf,
     pub drain_timeout: Duration,
@@ -43,6 +44,7 @@ impl WorkerPlan {
             "--name",
             &self.name,
         ]);
+        command.arg("--cores").arg(self.cores.to_string());
         command.arg("--slots").arg(self.slots.to_string());
         command.arg("--cache-dir").arg(&self.cache_dir);
         command.arg("--drain-timeout").arg(format!("{}ms", self.drain_timeout.as_millis()));

@@ -1,6 +1,7 @@
 //! `kapell run`: a whole search on this machine, from corpus to harmonised melody, over real loopback gRPC.
 
 mod children;
+mod plans;
 mod report;
 
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::error::{CliError, file_error};
 use crate::progress::Progress;
 use crate::study::{StudyFile, submit};
 use crate::{Outcome, daemon, output, paths, watch};
-use children::{Children, WorkerPlan};
+use children::Children;
 
 /// The built-in study.
 const DEMO: &str = include_str!("demo.toml");
@@ -127,7 +128,7 @@ impl Search<'_> {
         let study = made.study.ok_or_else(|| anyhow::anyhow!("the coordinator answered without a study"))?;
         self.say_start(&study, made.created, corpus);
         let finished = matches!(study.state(), v1::StudyState::Complete | v1::StudyState::Canceled);
-        let ended = if finished { study } else { self.train(&study, stop).await? };
+        let ended = if finished { study } else { self.train(&study, file, corpus, stop).await? };
         report::show(self.client, self.data_dir, &ended, self.json).await?;
         Ok(watch::exit_code(&ended))
     }
@@ -159,13 +160,23 @@ impl Search<'_> {
     async fn train(
         &self,
         study: &v1::Study,
+        file: &StudyFile,
+        corpus: &LoadedCorpus,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<v1::Study, CliError> {
         if study.state() == v1::StudyState::Paused {
             let hint = format!("go on with: kapell study resume {} --coordinator {}", study.name, self.url);
             output::remark(format!("the study is paused; {hint}"));
         }
-        let mut children = Children::start(self.plans());
+        let counts = study.trials.unwrap_or_default();
+        let unfinished = counts.queued + counts.running + counts.paused;
+        let plans = tokio::select! {
+            plans = self.plans(file, corpus, unfinished) => plans,
+            () = daemon::stopped(stop.clone()) => {
+                return Err(CliError::interrupted("interrupted; the same command goes on"));
+            }
+        };
+        let mut children = Children::start(plans);
         let mut progress = Progress::start(self.client, &study.id).await?;
         let ended = tokio::select! {
             ended = watch::follow(self.client, &study.id, 0, Some(&mut progress), false) => ended,
@@ -178,21 +189,5 @@ impl Search<'_> {
         progress.finish();
         children.stop().await;
         ended
-    }
-
-    fn plans(&self) -> Vec<WorkerPlan> {
-        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        let workers = self.args.workers.unwrap_or(1);
-        let plan = |i: u32| WorkerPlan {
-            coordinator: self.url.to_owned(),
-            name: format!("local-{}", i + 1),
-            // The first workers take the cores that do not divide evenly.
-            slots: (cores / workers + u32::from(i < cores % workers)).max(1),
-            // The coordinator's lock on the data folder keeps other runs away from it.
-            cache_dir: self.data_dir.join("workers").join((i + 1).to_string()),
-            log: self.data_dir.join("logs").join(format!("worker-{}.log", i + 1)),
-            drain_timeout: DRAIN_TIMEOUT,
-        };
-        (0..workers).map(plan).collect()
     }
 }

@@ -15,9 +15,11 @@
 
 mod attempt;
 mod control;
+pub mod cores;
 mod corpora;
 mod heartbeat;
 mod machine;
+pub mod plan;
 mod session;
 pub mod training;
 mod trouble;
@@ -38,7 +40,9 @@ pub struct WorkerConfig {
     pub token: Option<String>,
     /// Unique among the workers of a coordinator.
     pub name: String,
-    /// Trials at a time; none: one a core.
+    /// Cores that its trials share, at least one.
+    pub cores: usize,
+    /// Trials at a time, and no more than cores; none: as [`plan::choose`] finds best.
     pub slots: Option<usize>,
     /// Corpora, checkpoints on their way up and down, measurements not yet sent.
     pub cache_dir: PathBuf,

@@ -7,18 +7,18 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Cores that this process may use: the control group's quota and the affinity mask count.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// The processor's model, as the kernel names it.
+pub(crate) fn processor() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    value_of(&cpuinfo, "model name").unwrap_or("unknown processor").to_owned()
 }
 
 /// The devices that this version trains on: the processor.
 pub(crate) fn devices() -> Vec<v1::Device> {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     vec![v1::Device {
         kind: "cpu".into(),
-        name: value_of(&cpuinfo, "model name").unwrap_or("unknown processor").to_owned(),
+        name: processor(),
         index: 0,
         memory_bytes: value_of(&meminfo, "MemTotal").and_then(kibibytes).unwrap_or_default(),
     }]

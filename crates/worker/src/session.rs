@@ -16,6 +16,7 @@ use tracing::Instrument;
 use crate::attempt::{self, Context, pauses};
 use crate::control::{Control, Stop};
 use crate::corpora::Corpora;
+use crate::plan::{self, Plan, Reason};
 use crate::training::Start;
 use crate::trouble::Trouble;
 use crate::{Exit, WorkerConfig, WorkerError, heartbeat, machine};
@@ -55,7 +56,8 @@ pub(crate) struct Worker {
     pub(crate) client: Client,
     context: Context,
     incarnation: String,
-    slots: usize,
+    /// How the cores are used.
+    plan: Mutex<Plan>,
     numerics: v1::Numerics,
     heartbeat_ms: AtomicU64,
     held: Mutex<BTreeMap<Held, Arc<Control>>>,
@@ -74,21 +76,20 @@ impl Worker {
         let attempts = config.cache_dir.join("attempts");
         let (dir, lock) = private_dir(&attempts, &incarnation)
             .map_err(|source| WorkerError::Cache { path: attempts.clone(), source })?;
-        let slots = config.slots.unwrap_or_else(machine::cores).max(1);
+        let plan = Plan::with_slots(config.slots.unwrap_or(config.cores), config.cores);
         let corpora = Arc::new(Corpora::new(config.cache_dir.join("corpora"), client.clone()));
-        let threads = (machine::cores() / slots).max(1);
         Ok(Arc::new(Self {
             context: Context {
                 client: client.clone(),
                 corpora,
                 start,
-                threads,
+                threads: plan.threads,
                 dir,
                 trouble: Arc::new(Trouble::new()),
             },
             client,
             incarnation,
-            slots,
+            plan: Mutex::new(plan),
             numerics: machine::numerics(),
             heartbeat_ms: AtomicU64::new(HEARTBEAT_MS),
             held: Mutex::default(),
@@ -109,6 +110,7 @@ impl Worker {
         let work = async {
             self.introduce().await;
             heart = Some(AbortOnDrop(tokio::spawn(heartbeat::beat_forever(self.clone()))));
+            self.settle().await;
             self.lease_forever(&mut attempts).await;
         };
         tokio::select! {
@@ -147,11 +149,25 @@ impl Worker {
         }
         tracing::info!(
             worker = self.config.name,
-            slots = self.slots,
+            slots = self.plan().slots,
             coordinator = self.client.url(),
             numerics = self.numerics.kind,
             "registered"
         );
+    }
+
+    /// Chooses how to use the cores, while the heart beats. Trials come only afterwards.
+    async fn settle(&self) {
+        let (cores, slots) = (self.config.cores, self.config.slots);
+        let choice = plan::choose(cores, slots, self.config.cache_dir.clone()).await;
+        match choice.reason {
+            Reason::Clamped { .. } | Reason::Failed(_) => tracing::warn!(cores, "{choice}"),
+            _ => tracing::info!(cores, "{choice}"),
+        }
+        let before = std::mem::replace(&mut *self.plan(), choice.plan);
+        if before.slots != choice.plan.slots {
+            self.introduce().await;
+        }
     }
 
     /// Introduces this process, or introduces it again to a coordinator that does not know it any more.
@@ -162,7 +178,7 @@ impl Worker {
             incarnation: self.incarnation.clone(),
             host: machine::host(),
             devices: machine::devices(),
-            slots: u32::try_from(self.slots).unwrap_or(u32::MAX),
+            slots: u32::try_from(self.plan().slots).unwrap_or(u32::MAX),
             numerics: Some(self.numerics.clone()),
             study: self.config.study.clone().unwrap_or_default(),
         };
@@ -176,7 +192,7 @@ impl Worker {
         let mut pauses = pauses();
         let mut request_id = fresh_id();
         loop {
-            let free = self.slots.saturating_sub(attempts.len());
+            let free = self.plan().slots.saturating_sub(attempts.len());
             if free == 0 {
                 attempts.join_next().await;
                 continue;
@@ -248,8 +264,9 @@ impl Worker {
             _ => tracing::info_span!("attempt", trial_id = held.0, attempt = held.1),
         };
         let worker = self.clone();
+        let context = Context { threads: self.plan().threads, ..self.context.clone() };
         let served = async move {
-            attempt::serve(worker.context.clone(), work, control.clone()).await;
+            attempt::serve(context, work, control.clone()).await;
             worker.ended(held, &control);
         };
         attempts.spawn(served.instrument(span));
@@ -316,6 +333,10 @@ impl Worker {
         }
         // Dropping the set at the limit ends what is still under way.
         let _ = tokio::time::timeout(FAREWELL, calls.join_all()).await;
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asked(&self) -> MutexGuard<'_, Option<v1::LeaseRequest>> {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kapell_music::corpus::{Corpus, Kind, PartOfSplit, Piece, Protocol};
@@ -81,6 +82,7 @@ fn start_with(fake: &Fake, start: Start, change: impl FnOnce(&mut WorkerConfig))
         coordinator: fake.url(),
         token: None,
         name: "w".into(),
+        cores: 2,
         slots: Some(1),
         cache_dir: cache.path().to_owned(),
         study: None,
@@ -410,6 +412,48 @@ async fn as_many_trials_run_at_once_as_there_are_slots() {
     let holds = |beat: &v1::Beat| beat.held.iter().map(|h| h.trial_id).eq([2, 3]);
     fake.until("the third in its place", |s| holds(s.beats.last()?).then_some(())).await;
     assert!(fake.with(|s| s.beats.iter().all(|beat| beat.held.len() <= 2)));
+}
+
+#[tokio::test]
+async fn trials_of_one_process_share_the_corpus_in_memory_and_its_cores() {
+    let fake = Fake::start();
+    let jobs: Arc<Mutex<Vec<(Arc<Corpus>, usize)>>> = Arc::default();
+    let (seen, script) = (jobs.clone(), Script::endless().start());
+    let start: Start = Arc::new(move |job| {
+        seen.lock().unwrap().push((job.corpus.clone(), job.threads));
+        script(job)
+    });
+    let _worker = start_with(&fake, start, |config| (config.cores, config.slots) = (7, Some(2)));
+    for trial in 1..=2 {
+        fake.queue(work(trial, train_work(&fake)));
+    }
+    fake.until("two held", |s| (s.beats.last()?.held.len() == 2).then_some(())).await;
+    let in_time = Instant::now() + LONG;
+    while jobs.lock().unwrap().len() < 2 {
+        assert!(Instant::now() < in_time, "the second trial does not begin");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let jobs = jobs.lock().unwrap();
+    assert!(Arc::ptr_eq(&jobs[0].0, &jobs[1].0));
+    assert_eq!((jobs[0].1, jobs[1].1), (3, 3));
+}
+
+#[tokio::test]
+async fn more_slots_than_cores_are_not_registered() {
+    let fake = Fake::start();
+    let _worker = start_with(&fake, Script::endless().start(), |config| config.slots = Some(5));
+    fake.until("a registration", |s| s.registrations.last().map(|r| assert_eq!(r.slots, 2))).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_measures_its_cores_is_registered_before_and_works_afterwards() {
+    let fake = Fake::start();
+    fake.queue(work(1, train_work(&fake)));
+    let worker = start_with(&fake, Script::default().start(), |config| config.slots = None);
+    assert_eq!(fake.finish_of(1).await.outcome(), v1::Outcome::Complete);
+    let slots = fake.with(|s| (s.registrations[0].slots, s.registrations.last().unwrap().slots));
+    assert!(slots == (2, 2) || slots == (2, 1), "{slots:?}");
+    assert_eq!(worker.stop().await.unwrap(), Exit::Shutdown);
 }
 
 #[tokio::test]
