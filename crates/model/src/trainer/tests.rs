@@ -7,6 +7,8 @@ use crate::config::{GradClip, LrDecay};
 use crate::evaluate::evaluate;
 use crate::philox::{Purpose, Stream};
 
+mod interrupted;
+
 /// Twelve pieces of a noisy scale on eleven tokens.
 fn corpus() -> Arc<Corpus> {
     let piece = |place: u32| {
