@@ -157,6 +157,15 @@ pub fn restart_grace(used: Duration, grace: Duration) -> Duration {
     grace.min(grace.saturating_mul(3).saturating_sub(used))
 }
 
+/// When an attempt's first checkpoint is due, where `every` is the study's interval and `losses` the trial's. Behind a
+/// loss it comes early, and its worker doubles each pause after it up to the interval: a worker that is killed again
+/// and again, long before an interval is over, leaves about half of what it has trained each time.
+#[must_use]
+pub fn first_checkpoint(every: Duration, losses: u32) -> Duration {
+    const EARLY_MAX: Duration = Duration::from_secs(2);
+    if losses == 0 { every } else { (every / 64).min(EARLY_MAX) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +231,19 @@ mod tests {
         assert_eq!(table.beat(s(11), "w", &[A]).heard, []);
         assert_eq!(table.expired(s(41)), [A], "once heard of, an ordinary lease");
         assert_eq!(table.expired(s(150)), [A, B]);
+    }
+
+    #[test]
+    fn the_first_checkpoint_behind_a_loss_is_early() {
+        assert_eq!(first_checkpoint(s(60), 0), s(60));
+        for losses in 1..30 {
+            assert_eq!(
+                first_checkpoint(s(64), losses),
+                s(1),
+                "no earlier however often: a trial that kills must end"
+            );
+        }
+        assert_eq!(first_checkpoint(s(3600), 1), s(2));
     }
 
     #[test]

@@ -16,8 +16,10 @@
 //!
 //! A cancellation ends the attempt at once: the fence falls with the same commit, and the worker is told to stop.
 //! What it sends afterwards is refused as stale, but for its `Finish(CANCELED)`, which says what is so already.
-//! An attempt has an outcome exactly if it has ended; RELEASED counts nowhere, LOST counts against `max_lost`,
-//! FAILED against `max_attempts`.
+//! An attempt has an outcome exactly if it has ended; RELEASED counts nowhere, FAILED counts against `max_attempts`,
+//! LOST against `max_lost`. Losses are counted since the trial last got on: a trial whose workers die often, but that
+//! comes nearer to its end each time, is not given up; one that kills its workers does not get past the place where
+//! it does so, and is.
 
 use thiserror::Error;
 
@@ -84,7 +86,8 @@ pub struct Trial {
     pub attempts: u32,
     /// Attempts that failed by the trial's own fault, since it was queued by a person.
     pub failures: u32,
-    /// Attempts that were lost with their worker, since it was queued by a person.
+    /// Attempts that were lost with their worker, from the last of them on that had got the trial on, or since it was
+    /// queued by a person.
     pub losses: u32,
 }
 
@@ -98,7 +101,7 @@ impl Trial {
 pub struct RetryPolicy {
     /// Failures at which a trial is FAILED.
     pub max_attempts: u32,
-    /// Losses at which a trial is FAILED.
+    /// Losses without a new checkpoint between them at which a trial is FAILED.
     pub max_lost: u32,
 }
 
@@ -168,8 +171,9 @@ pub enum TrialEvent {
     Lease,
     /// The worker that holds `attempt` ends it.
     Finish { attempt: u32, ending: Ending },
-    /// The lease of `attempt` ran out, or its worker came back as a new process.
-    Lose { attempt: u32 },
+    /// The lease of `attempt` ran out, or its worker came back as a new process. `advanced`: it had recorded a
+    /// checkpoint that the next attempt goes on from.
+    Lose { attempt: u32, advanced: bool },
     /// A person or a pruner wants it to pause: the worker is asked, and ends the attempt itself.
     Pause,
     /// What paused it wants it to go on.
@@ -265,7 +269,7 @@ pub fn transition(
             let next = Trial { state: S::Running { attempt }, attempts: attempt, ..*trial };
             Ok(Transition { next, effects: vec![Effect::StartAttempt { attempt }] })
         }
-        (state, TrialEvent::Finish { attempt, .. } | TrialEvent::Lose { attempt })
+        (state, TrialEvent::Finish { attempt, .. } | TrialEvent::Lose { attempt, .. })
             if state.attempt() != Some(attempt) =>
         {
             Err(IllegalEvent::StaleAttempt { attempt, state })
@@ -275,7 +279,9 @@ pub fn transition(
         (S::Running { attempt }, TrialEvent::Finish { ending, .. }) => {
             Ok(finish(trial, attempt, ending, policy))
         }
-        (S::Running { attempt }, TrialEvent::Lose { .. }) => Ok(lose(trial, attempt, policy)),
+        (S::Running { attempt }, TrialEvent::Lose { advanced, .. }) => {
+            Ok(lose(trial, attempt, advanced, policy))
+        }
         (S::Running { attempt }, TrialEvent::Pause) => {
             Ok(Transition { next: *trial, effects: vec![Effect::Order { attempt, order: Order::Pause }] })
         }
@@ -320,8 +326,8 @@ fn finish(trial: &Trial, attempt: u32, ending: Ending, policy: &RetryPolicy) -> 
     ended(next, attempt, outcome)
 }
 
-fn lose(trial: &Trial, attempt: u32, policy: &RetryPolicy) -> Transition {
-    let losses = trial.losses.saturating_add(1);
+fn lose(trial: &Trial, attempt: u32, advanced: bool, policy: &RetryPolicy) -> Transition {
+    let losses = if advanced { 1 } else { trial.losses.saturating_add(1) };
     let state = if losses >= policy.max_lost { TrialState::Failed } else { TrialState::Queued };
     ended(Trial { state, losses, ..*trial }, attempt, Outcome::Lost)
 }

@@ -226,8 +226,14 @@ fn conclude(
 }
 
 fn plan(work: &v1::TrainWork) -> Plan {
+    let every = Duration::from_millis(work.checkpoint_every_ms);
     Plan {
-        every: Duration::from_millis(work.checkpoint_every_ms),
+        first: if work.checkpoint_first_ms == 0 {
+            every
+        } else {
+            Duration::from_millis(work.checkpoint_first_ms)
+        },
+        every,
         keep_best: work.keep_best,
         keep_last: work.keep_last,
         maximize: work.maximize,

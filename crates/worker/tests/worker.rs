@@ -374,6 +374,17 @@ async fn checkpoints_on_the_interval_are_recorded_behind_their_epochs() {
 }
 
 #[tokio::test]
+async fn behind_a_loss_checkpoints_come_long_before_the_interval() {
+    let fake = Fake::start();
+    let _worker = start(&fake, Script::endless());
+    fake.queue(work(7, v1::TrainWork { checkpoint_first_ms: 5, ..train_work(&fake) }));
+    fake.until("three checkpoints", |s| (s.recorded.len() >= 3).then_some(())).await;
+    let lasts: Vec<u32> =
+        fake.with(|s| s.recorded.iter().filter_map(|r| Some(r.last.as_ref()?.epoch)).collect());
+    assert!(lasts.is_sorted(), "{lasts:?}");
+}
+
+#[tokio::test]
 async fn a_cut_upload_goes_on_and_the_checkpoint_arrives_whole() {
     let fake = Fake::start();
     fake.blobs.0.lock().unwrap().cut_uploads = 2;

@@ -1,5 +1,6 @@
 //! From the domain to the wire.
 
+use kapell_dispatch::lease::first_checkpoint;
 use kapell_dispatch::report::Measurement;
 use kapell_rpc::convert;
 use kapell_rpc::v1;
@@ -232,6 +233,10 @@ pub(crate) fn worker(row: WorkerRow, trials: Vec<String>, seen: Option<(i64, boo
     }
 }
 
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Work for a worker.
 pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
     use kapell_search::study::Direction;
@@ -245,7 +250,8 @@ pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
         shape_key: leased.row.shape_key,
         resume: leased.resume.as_ref().map(checkpoint),
         best: leased.best.as_ref().map(checkpoint),
-        checkpoint_every_ms: u64::try_from(spec.checkpoint.every.as_millis()).unwrap_or(u64::MAX),
+        checkpoint_every_ms: millis(spec.checkpoint.every),
+        checkpoint_first_ms: millis(first_checkpoint(spec.checkpoint.every, leased.row.losses)),
         keep_best: spec.checkpoint.keep.best(),
         keep_last: spec.checkpoint.keep.last(),
         maximize: spec.objective.direction == Direction::Maximize,

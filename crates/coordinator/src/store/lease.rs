@@ -72,6 +72,7 @@ pub(crate) struct LeasedRow {
     pub(crate) replicate: u32,
     pub(crate) corpus_digest: String,
     pub(crate) shape_key: String,
+    pub(crate) losses: u32,
 }
 
 /// Leases up to `max_works` slots full of trials; none, if there is nothing for this worker. The same request id
@@ -244,7 +245,7 @@ async fn supersede(tx: &mut Tx, held: Held, study: i64, start_epoch: u32) -> Res
 
 async fn load(tx: &mut Tx, held: Held) -> Result<Leased, StoreError> {
     let sql =
-        "SELECT t.study, s.name AS study_name, t.number, t.config, t.replicate, s.corpus_digest, t.shape_key
+        "SELECT t.study, s.name AS study_name, t.number, t.config, t.replicate, s.corpus_digest, t.shape_key, t.losses
                FROM trials t JOIN studies s ON s.id = t.study
                WHERE t.id = ? AND t.running_attempt = ?";
     let row: Option<LeasedRow> =

@@ -129,6 +129,13 @@ pub(crate) async fn step(
     Ok(change.next.state)
 }
 
+/// Ends the attempt that runs as lost with its worker.
+pub(crate) async fn lose(tx: &mut Tx, trial: &TrialCore, attempt: u32, why: &str) -> Result<(), StoreError> {
+    let last = super::checkpoints::checkpoint(&mut tx.conn, trial.id, "last").await?;
+    let advanced = last.is_some_and(|checkpoint| checkpoint.attempt == attempt);
+    step(tx, trial, TrialEvent::Lose { attempt, advanced }, why).await.map(drop)
+}
+
 /// What is said of a trial that is queued again or has failed for good.
 fn told(change: &trial::Transition, why: &str) -> String {
     let next = &change.next;
@@ -138,7 +145,9 @@ fn told(change: &trial::Transition, why: &str) -> String {
     });
     match (next.state, outcome) {
         (TrialState::Queued | TrialState::Running { .. }, None) => String::new(),
-        (TrialState::Failed, Some(Outcome::Lost)) => format!("lost {} times, at last: {why}", next.losses),
+        (TrialState::Failed, Some(Outcome::Lost)) => {
+            format!("lost {} times without a new checkpoint, at last: {why}", next.losses)
+        }
         _ => why.to_owned(),
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use kapell_dispatch::Held;
 use kapell_dispatch::lease::restart_grace;
-use kapell_dispatch::{Held, TrialEvent};
 use sqlx::SqliteConnection;
 
 use super::studies::adopted_wish;
@@ -50,8 +50,7 @@ pub(crate) async fn lose(tx: &mut Tx, held: Held, worker: &str) -> Result<(), St
     match trials::load_held(tx, held).await {
         Ok(trial) => {
             let why = format!("worker {worker} was not heard of for too long");
-            let event = TrialEvent::Lose { attempt: held.attempt };
-            trials::step(tx, &trial, event, &why).await.map(drop)
+            trials::lose(tx, &trial, held.attempt, &why).await
         }
         Err(StoreError::Refused(_)) => {
             tx.after.push(super::writer::After::Ended { held });

@@ -1,6 +1,5 @@
 //! Workers: registered under a name by one process at a time, cordoned and drained by people.
 
-use kapell_dispatch::TrialEvent;
 use kapell_rpc::reason;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, SqliteConnection};
@@ -104,7 +103,7 @@ async fn lose_all(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
     for (trial, attempt) in held {
         if let Some(trial) = trials::load(tx, trial).await? {
             let why = format!("worker {worker} came back as a new process");
-            trials::step(tx, &trial, TrialEvent::Lose { attempt }, &why).await?;
+            trials::lose(tx, &trial, attempt, &why).await?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use kapell_rpc::v1;
 use kapell_rpc::v1::control_worker_request::Action;
 use kapell_rpc::v1::{Outcome, TrialState};
 
-use crate::harness::{Hand, House, SPEC, reason, row};
+use crate::harness::{Hand, House, SPEC, reason, row, train};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_request_for_work_gets_the_same_answer() {
@@ -53,6 +53,38 @@ async fn a_lease_without_a_beat_runs_out_and_the_trial_goes_to_somebody_else() {
     let attempts = house.trial(1).await.attempts;
     assert_eq!(attempts[0].outcome(), Outcome::Lost);
     assert!(attempts[0].reason.contains("silent"), "{}", attempts[0].reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_that_gets_on_outlives_its_workers_and_one_that_does_not_is_given_up() {
+    let house = House::open().await;
+    house.create_as("c", &SPEC.replace("[space]", "retry = { max_lost = 3 }\n[space]")).await.unwrap();
+    // The next life of the worker, which loses what the one before it held.
+    let mut life = 0;
+    let mut lives = async || {
+        life += 1;
+        let hand = house.worker("w", &format!("life {life}")).await;
+        let work = hand.one(&format!("r{life}")).await;
+        (hand, work)
+    };
+    let (_, first) = lives().await;
+    let every = train(&first).checkpoint_every_ms;
+    assert_eq!(train(&first).checkpoint_first_ms, every, "nothing is lost yet");
+    for step in 0..8 {
+        let (hand, work) = lives().await;
+        assert_eq!((work.trial_id, work.attempt), (first.trial_id, step + 2));
+        assert!(train(&work).checkpoint_first_ms < every / 20);
+        let checkpoint = hand.checkpoint(0, &format!("after {step}")).await;
+        hand.record(&work, None, Some(checkpoint)).await.unwrap();
+    }
+    // The last of these has got on; two more that do not are too many.
+    for _ in 0..2 {
+        lives().await;
+    }
+    house.worker("w", "the end").await;
+    let trial = house.trial(1).await.trial.unwrap();
+    assert_eq!((trial.state(), trial.attempts), (TrialState::Failed, 11));
+    assert!(trial.reason.starts_with("lost 3 times without a new checkpoint, at last: "), "{}", trial.reason);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,7 +256,7 @@ async fn trials_of_one_shape_are_leased_together_to_a_worker_that_fuses_them() {
     };
     let works = hand.client.clone().lease(request).await.unwrap().into_inner().works;
     assert_eq!(works.len(), 3);
-    let shape = |w: &v1::Work| crate::harness::train(w).shape_key.clone();
+    let shape = |w: &v1::Work| train(w).shape_key.clone();
     assert!(works.iter().all(|w| shape(w) == shape(&works[0])));
 }
 

@@ -25,7 +25,7 @@ fn events() -> Vec<TrialEvent> {
         endings.into_iter().map(|ending| TrialEvent::Finish { attempt: 2, ending }).collect();
     events.extend([
         TrialEvent::Lease,
-        TrialEvent::Lose { attempt: 2 },
+        TrialEvent::Lose { attempt: 2, advanced: false },
         TrialEvent::Pause,
         TrialEvent::Resume,
         TrialEvent::Cancel,
@@ -48,7 +48,7 @@ fn legal() -> Vec<(TrialState, TrialEvent, TrialState, Option<Outcome>)> {
         (running, finish(Ending::Failed { last: false }), S::Queued, Some(Outcome::Failed)),
         (running, finish(Ending::Failed { last: true }), S::Failed, Some(Outcome::Failed)),
         (running, finish(Ending::Released), S::Queued, Some(Outcome::Released)),
-        (running, TrialEvent::Lose { attempt: 2 }, S::Queued, Some(Outcome::Lost)),
+        (running, TrialEvent::Lose { attempt: 2, advanced: false }, S::Queued, Some(Outcome::Lost)),
         (running, TrialEvent::Pause, running, None),
         (running, TrialEvent::Cancel, S::Canceled, Some(Outcome::Canceled)),
         (S::Paused, TrialEvent::Resume, S::Queued, None),
@@ -91,7 +91,7 @@ fn an_attempt_that_does_not_hold_the_trial_changes_nothing() {
         for event in [
             TrialEvent::Finish { attempt: 1, ending: Ending::Complete },
             TrialEvent::Finish { attempt: 3, ending: Ending::Canceled },
-            TrialEvent::Lose { attempt: 1 },
+            TrialEvent::Lose { attempt: 1, advanced: true },
         ] {
             let refused = transition(&trial, &event, &POLICY);
             assert!(matches!(refused, Err(IllegalEvent::StaleAttempt { .. })), "{state:?} {event:?}");
@@ -105,7 +105,7 @@ fn failures_and_losses_have_counts_of_their_own_and_a_release_has_none() {
         |failures, losses| Trial { state: TrialState::Running { attempt: 9 }, attempts: 9, failures, losses };
     let step = |trial: Trial, event| transition(&trial, &event, &POLICY).unwrap().next;
     let fail = TrialEvent::Finish { attempt: 9, ending: Ending::Failed { last: false } };
-    let lose = TrialEvent::Lose { attempt: 9 };
+    let lose = TrialEvent::Lose { attempt: 9, advanced: false };
     let release = TrialEvent::Finish { attempt: 9, ending: Ending::Released };
     assert_eq!(step(running(1, 1), fail).state, TrialState::Queued);
     assert_eq!(step(running(2, 0), fail).state, TrialState::Failed);
@@ -113,6 +113,26 @@ fn failures_and_losses_have_counts_of_their_own_and_a_release_has_none() {
     assert_eq!(step(running(0, 1), lose).state, TrialState::Failed);
     let released = step(running(2, 1), release);
     assert_eq!((released.state, released.failures, released.losses), (TrialState::Queued, 2, 1));
+}
+
+#[test]
+fn losses_count_only_as_long_as_the_trial_does_not_get_on() {
+    let policy = RetryPolicy { max_lost: 3, ..POLICY };
+    let lose = |trial: Trial, advanced| {
+        let leased = transition(&trial, &TrialEvent::Lease, &policy).unwrap().next;
+        transition(&leased, &TrialEvent::Lose { attempt: leased.attempts, advanced }, &policy).unwrap().next
+    };
+    let mut trial = Trial::NEW;
+    for advanced in [false, false, true, false, true, true, true, false] {
+        trial = lose(trial, advanced);
+        assert_eq!(trial.state, TrialState::Queued, "{trial:?}");
+    }
+    assert_eq!(trial.losses, 2, "the one that had recorded the checkpoint, and the one behind it");
+    assert_eq!(lose(trial, false).state, TrialState::Failed);
+    let once = RetryPolicy { max_lost: 1, ..policy };
+    let leased = transition(&Trial::NEW, &TrialEvent::Lease, &once).unwrap().next;
+    let lost = transition(&leased, &TrialEvent::Lose { attempt: 1, advanced: true }, &once).unwrap().next;
+    assert_eq!(lost.state, TrialState::Failed, "who allows no loss is told of the first");
 }
 
 #[test]
@@ -134,7 +154,7 @@ fn any_event() -> impl Strategy<Value = TrialEvent> {
     prop_oneof![
         4 => Just(TrialEvent::Lease),
         4 => (0..12u32, ending).prop_map(|(attempt, ending)| TrialEvent::Finish { attempt, ending }),
-        2 => (0..12u32).prop_map(|attempt| TrialEvent::Lose { attempt }),
+        2 => (0..12u32, any::<bool>()).prop_map(|(attempt, advanced)| TrialEvent::Lose { attempt, advanced }),
         1 => Just(TrialEvent::Pause),
         2 => Just(TrialEvent::Resume),
         1 => Just(TrialEvent::Cancel),

@@ -13,7 +13,7 @@ sampler    = { kind = "grid" }        # every point of the space
 pruner     = { kind = "none" }        # every trial runs to its last epoch
 replicates = 1                        # seeds per configuration
 weight     = 1.0                      # share of the workers beside other studies
-retry      = { max_attempts = 3, max_lost = 20 }   # failures of a trial itself; attempts lost with their worker
+retry      = { max_attempts = 3, max_lost = 20 }   # failures of a trial itself; losses without a checkpoint between
 checkpoint = { every = "1m", keep = "best+last" }  # keep: best+last | best | last
 # limits   = { max_hours = 12, target = 0.35 }     # none by default; the study ends when one is reached
 # require  = { device = "cpu" }       # cpu | cuda; left out: any worker

@@ -19,6 +19,9 @@ use crate::training::{Job, Start, Training, is_final, is_local};
 /// What is to be kept, and when.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
+    /// When the first checkpoint is due.
+    pub(crate) first: Duration,
+    /// The longest pause between two.
     pub(crate) every: Duration,
     pub(crate) keep_best: bool,
     pub(crate) keep_last: bool,
@@ -29,6 +32,9 @@ pub(crate) struct Plan {
     /// Of the checkpoint that the attempt starts from; NaN without one.
     pub(crate) start_val_loss: f64,
 }
+
+/// At most one part in so many of the time goes into checkpoints, as long as they come more often than on the interval.
+const COST_SHARE: u32 = 20;
 
 /// What the thread shares with the attempt's other parts.
 pub(crate) struct Shared {
@@ -89,6 +95,8 @@ struct Run {
     current: Option<Arc<Saved>>,
     saves: u32,
     saved_at: Instant,
+    /// From there to the next.
+    pause: Duration,
 }
 
 impl From<TrainError> for Ending {
@@ -106,6 +114,7 @@ impl Run {
     fn new(plan: Plan, shared: Shared) -> Self {
         Self {
             best_val_loss: plan.best_val_loss.filter(|loss| loss.is_finite()),
+            pause: plan.first.min(plan.every),
             val_loss: plan.start_val_loss,
             plan,
             shared,
@@ -128,9 +137,11 @@ impl Run {
             match training.step()? {
                 Step::Updated { .. } => {
                     self.current = None;
-                    if self.saved_at.elapsed() >= self.plan.every {
+                    if self.saved_at.elapsed() >= self.pause {
+                        let begun = Instant::now();
                         self.save_last(training.as_ref())?;
                         self.publish();
+                        self.pause = next_pause(self.pause, begun.elapsed(), self.plan.every);
                     }
                 }
                 Step::EpochEnded(result) => self.epoch_ended(&result, training.as_ref())?,
@@ -211,7 +222,30 @@ impl Run {
     }
 }
 
+/// The pause behind a checkpoint that took `cost`.
+fn next_pause(pause: Duration, cost: Duration, every: Duration) -> Duration {
+    pause.saturating_mul(2).max(cost.saturating_mul(COST_SHARE)).min(every)
+}
+
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_interval_and_leave_a_costly_checkpoint_its_time() {
+        let ms = Duration::from_millis;
+        let mut pauses = vec![ms(900)];
+        while pauses.last() < Some(&ms(60_000)) {
+            pauses.push(next_pause(pauses[pauses.len() - 1], ms(10), ms(60_000)));
+        }
+        assert_eq!(pauses, [900, 1800, 3600, 7200, 14_400, 28_800, 57_600, 60_000].map(ms));
+        assert_eq!(next_pause(ms(900), ms(500), ms(60_000)), ms(10_000));
+        assert_eq!(next_pause(ms(900), ms(5000), ms(60_000)), ms(60_000), "never longer than the interval");
+        assert_eq!(next_pause(ms(5), ms(1), ms(5)), ms(5));
+    }
 }
