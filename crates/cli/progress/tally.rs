@@ -136,6 +136,15 @@ impl Tally {
                 (row.running, row.ended) = (false, false);
                 Change::Line(format!("{head} queued again: {}", text("reason")))
             }
+            "trial.diverged" => {
+                let epoch = number("epoch").map_or(0, whole);
+                let other = number("other_attempt").map_or(0, whole);
+                Change::Line(format!(
+                    "{head} warning: epoch {epoch} of attempt {} has other bytes than attempt {other} on the same \
+                     numerics",
+                    event.attempt
+                ))
+            }
             _ => Change::Nothing,
         }
     }

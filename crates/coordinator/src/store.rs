@@ -5,6 +5,7 @@
 
 pub(crate) mod blobs;
 pub(crate) mod checkpoints;
+pub(crate) mod divergence;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod finish;

@@ -10,7 +10,7 @@ pub use model::{
 pub use study::{
     BestView, CountsView, CoverageView, DeviceView, EventView, FailureView, StudyView, WorkerView,
 };
-pub use trial::{AttemptView, CheckpointsView, MeasurementView, TrialDetailView, TrialView};
+pub use trial::{AttemptView, CheckpointsView, DivergenceView, MeasurementView, TrialDetailView, TrialView};
 
 use crate::convert::options_from_wire;
 use crate::v1;

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{Shared, bad_request, refuse, wire};
 use crate::store::query::{self, TrialFilter};
 use crate::store::studies::{self, NewStudy};
-use crate::store::{StoreError, events, workers};
+use crate::store::{StoreError, divergence, events, workers};
 
 /// Events and trials that are read at once.
 const EVENTS_PAGE: i64 = 500;
@@ -157,10 +157,12 @@ impl StudyService for Studies {
         let id = query::trial_id(&mut conn, &study, request.number).await?;
         let measurements = query::measurements(&mut conn, id).await?;
         let attempts = query::attempts(&mut conn, id).await?;
+        let divergences = divergence::divergences(&mut conn, id).await?;
         Ok(Response::new(v1::TrialDetail {
             trial: Some(wire::trial(query::trial(&mut conn, id).await?)?),
             measurements: measurements.into_iter().map(wire::measurement).collect(),
             attempts: attempts.into_iter().map(wire::attempt).collect(),
+            divergences: divergences.into_iter().map(wire::divergence).collect(),
         }))
     }
 

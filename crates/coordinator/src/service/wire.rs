@@ -7,6 +7,7 @@ use kapell_rpc::v1;
 use kapell_search::Config;
 
 use crate::store::StoreError;
+use crate::store::divergence::DivergenceRow;
 use crate::store::events::EventRow;
 use crate::store::lease::Leased;
 use crate::store::rows::{AttemptRow, CheckpointRow, MeasurementRow, StudyView, TrialRow};
@@ -126,6 +127,16 @@ pub(crate) fn attempt(row: AttemptRow) -> v1::Attempt {
         numerics: Some(numerics(row.numerics)),
         start_epoch: row.start_epoch,
         start_checkpoint: row.start_checkpoint.unwrap_or_default(),
+    }
+}
+
+pub(crate) fn divergence(row: DivergenceRow) -> v1::Divergence {
+    v1::Divergence {
+        epoch: row.epoch,
+        attempt: row.attempt,
+        other_attempt: row.other_attempt,
+        weights_digest: row.weights_digest,
+        other_weights_digest: row.other_weights_digest,
     }
 }
 

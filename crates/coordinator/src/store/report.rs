@@ -10,7 +10,7 @@ use sqlx::SqliteConnection;
 
 use super::rows::MeasurementRow;
 use super::trials::{self, TrialCore, fence_held, fenced};
-use super::{Refusal, StoreError, Tx, events};
+use super::{Refusal, StoreError, Tx, divergence, events};
 
 /// What the measurements of a lineage come to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -105,7 +105,7 @@ pub(crate) async fn report(tx: &mut Tx, held: Held, rows: &[Measurement]) -> Res
             Ok(Verdict::Known) => {}
             Ok(Verdict::New) => {
                 insert(tx, held, m).await?;
-                flag_other_bytes(tx, &trial, held, m).await?;
+                divergence::flag(tx, &trial, held, m.epoch).await?;
                 summary.add(&spec.objective, m.epoch, m.train_loss, m.val_loss, m.weights_digest.clone());
                 added = true;
                 let fields = json!({"epoch": m.epoch, "train_loss": m.train_loss, "val_loss": m.val_loss,
@@ -180,42 +180,4 @@ async fn insert(tx: &mut Tx, held: Held, m: &Measurement) -> Result<(), StoreErr
         .execute(&mut tx.conn)
         .await?;
     fence_held(done.rows_affected(), held)
-}
-
-/// The same numerics promise the same bytes: an older attempt's row of this epoch that has others is flagged.
-async fn flag_other_bytes(
-    tx: &mut Tx,
-    trial: &TrialCore,
-    held: Held,
-    m: &Measurement,
-) -> Result<(), StoreError> {
-    if held.attempt == 1 {
-        return Ok(());
-    }
-    let sql = "SELECT o.attempt FROM measurements o
-               JOIN attempts a ON a.trial = o.trial AND a.attempt = o.attempt
-               JOIN attempts b ON b.trial = o.trial AND b.attempt = ?2
-               WHERE o.trial = ?1 AND o.epoch = ?3 AND o.attempt < ?2 AND o.weights_digest <> ?4
-                 AND (a.program_version, a.kind, a.dtype) = (b.program_version, b.kind, b.dtype)
-               LIMIT 1";
-    let other: Option<u32> = sqlx::query_scalar(sql)
-        .bind(held.trial)
-        .bind(held.attempt)
-        .bind(m.epoch)
-        .bind(&m.weights_digest)
-        .fetch_optional(&mut tx.conn)
-        .await?;
-    if let Some(other) = other {
-        tracing::warn!(
-            study = trial.study_name,
-            trial = trial.number,
-            attempt = held.attempt,
-            other,
-            epoch = m.epoch,
-            "same numerics, other bytes"
-        );
-        let fields = json!({"epoch": m.epoch, "other_attempt": other});
-        events::write(tx, trial.study, "trial.diverged", (trial.number, held.attempt), &fields).await?;
-    }
-    Ok(())
 }

@@ -168,6 +168,57 @@ async fn a_new_attempt_starts_at_its_checkpoint_and_later_rows_are_superseded() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replayed_epoch_with_other_bytes_on_the_same_numerics_is_flagged_and_on_others_it_is_not() {
+    let house = House::open().await;
+    house.create_as("c", &SPEC.replace("[8, 16]", "[8]")).await.unwrap();
+    let mut released = 0;
+    let mut attempt = async |kind: &str, rows: &[v1::Measurement], keep: Option<&str>| {
+        released += 1;
+        let hand = house.worker_of_kind("w", &released.to_string(), kind).await;
+        let work = hand.one(&format!("r{released}")).await;
+        hand.report(&work, rows).await.unwrap();
+        if let Some(text) = keep {
+            let checkpoint = hand.checkpoint(0, text).await;
+            hand.record(&work, None, Some(checkpoint)).await.unwrap();
+        }
+        hand.finish(Hand::finish_request(&work, Outcome::Released)).await.unwrap();
+    };
+    let off = |epoch| v1::Measurement { weights_digest: digest::of_bytes(b"other"), ..row(epoch, 1.0) };
+    let rounded = v1::Measurement { train_loss: 0.9 + 1e-16, ..row(2, 1.0) };
+    assert!(rounded.train_loss.to_bits() != row(2, 1.0).train_loss.to_bits());
+    attempt("a", &[row(1, 1.0), row(2, 1.0)], None).await;
+    attempt("a", &[row(1, 1.0)], None).await;
+    attempt("b", &[off(1), off(2)], None).await;
+    assert_eq!(house.trial(1).await.divergences, [], "equal, or on other numerics");
+    attempt("a", &[row(1, 1.0), rounded], None).await;
+    attempt("a", &[off(1)], None).await;
+    let pairs = |detail: &v1::TrialDetail| {
+        detail.divergences.iter().map(|d| (d.epoch, d.attempt, d.other_attempt)).collect::<Vec<_>>()
+    };
+    let flagged = [(1, 5, 1), (1, 5, 2), (1, 5, 4), (2, 4, 1)];
+    let detail = house.trial(1).await;
+    assert_eq!(pairs(&detail), flagged);
+    assert_eq!(detail.divergences[0].weights_digest, off(1).weights_digest);
+    assert_eq!(detail.divergences[0].other_weights_digest, row(1, 1.0).weights_digest);
+    // What goes on from a checkpoint of other numerics promises nothing.
+    attempt("b", &[], Some("half an epoch")).await;
+    attempt("a", &[off(1), off(2)], None).await;
+    assert_eq!(pairs(&house.trial(1).await), flagged);
+
+    let request = v1::WatchStudyRequest { study: "demo".into(), after: 0, follow_forever: false };
+    house.studies().cancel_study(v1::StudyRef { study: "demo".into() }).await.unwrap();
+    let mut events = house.studies().watch_study(request).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(event) = events.message().await.unwrap() {
+        if event.r#type == "trial.diverged" {
+            told.push((event.attempt, event.json));
+        }
+    }
+    assert_eq!(told.iter().map(|t| t.0).collect::<Vec<_>>(), [4, 5]);
+    assert!(told[0].1.contains("\"epoch\":2") && told[0].1.contains("\"other_attempt\":1"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_is_tried_again_until_it_was_once_too_often() {
     let house = House::open().await;
     house.create_as("c", &SPEC_ONE_RETRY.replace("@", "max_attempts = 2")).await.unwrap();

@@ -131,8 +131,14 @@ impl House {
 
     /// A worker's hands.
     pub(crate) async fn worker(&self, name: &str, incarnation: &str) -> Hand {
+        self.worker_of_kind(name, incarnation, "cpu-avx2").await
+    }
+
+    /// One with these numerics.
+    pub(crate) async fn worker_of_kind(&self, name: &str, incarnation: &str, kind: &str) -> Hand {
         let hand = Hand {
             name: name.to_owned(),
+            kind: kind.to_owned(),
             incarnation: incarnation.to_owned(),
             client: self.workers(),
             blobs: self.blobs(),
@@ -147,6 +153,8 @@ impl House {
 pub(crate) struct Hand {
     pub(crate) name: String,
     pub(crate) incarnation: String,
+    /// Of its numerics.
+    pub(crate) kind: String,
     pub(crate) client: WorkerServiceClient<Channel>,
     pub(crate) blobs: BlobServiceClient<Channel>,
 }
@@ -166,7 +174,7 @@ impl Hand {
             slots: 1,
             numerics: Some(v1::Numerics {
                 program_version: "kapell 0.1.0".into(),
-                kind: "cpu-avx2".into(),
+                kind: self.kind.clone(),
                 dtype: "f32".into(),
             }),
             study: String::new(),

@@ -59,6 +59,20 @@ pub struct TrialDetailView {
     pub trial: TrialView,
     pub measurements: Vec<MeasurementView>,
     pub attempts_log: Vec<AttemptView>,
+    /// Replayed epochs that came out with other bytes on the same numerics; empty if all is well.
+    pub divergences: Vec<DivergenceView>,
+}
+
+/// One epoch that two attempts measured with other bytes, though their numerics are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DivergenceView {
+    pub epoch: u32,
+    pub attempt: u32,
+    /// The older one.
+    pub other_attempt: u32,
+    pub weights_digest: Option<String>,
+    /// Equal digests: it is the losses that differ.
+    pub other_weights_digest: Option<String>,
 }
 
 /// One epoch of the current lineage.
@@ -169,12 +183,25 @@ impl From<&v1::Attempt> for AttemptView {
     }
 }
 
+impl From<&v1::Divergence> for DivergenceView {
+    fn from(d: &v1::Divergence) -> Self {
+        Self {
+            epoch: d.epoch,
+            attempt: d.attempt,
+            other_attempt: d.other_attempt,
+            weights_digest: nonempty(&d.weights_digest),
+            other_weights_digest: nonempty(&d.other_weights_digest),
+        }
+    }
+}
+
 impl From<&v1::TrialDetail> for TrialDetailView {
     fn from(detail: &v1::TrialDetail) -> Self {
         Self {
             trial: detail.trial.as_ref().unwrap_or(&v1::Trial::default()).into(),
             measurements: detail.measurements.iter().map(Into::into).collect(),
             attempts_log: detail.attempts.iter().map(Into::into).collect(),
+            divergences: detail.divergences.iter().map(Into::into).collect(),
         }
     }
 }
@@ -272,10 +299,17 @@ mod tests {
             trial: Some(trial()),
             measurements: vec![v1::Measurement { epoch: 1, ..Default::default() }],
             attempts: vec![],
+            divergences: vec![v1::Divergence {
+                epoch: 1,
+                attempt: 2,
+                other_attempt: 1,
+                ..Default::default()
+            }],
         };
         let json = serde_json::to_value(TrialDetailView::from(&detail)).unwrap();
         assert_eq!(json["id"], "grid/3");
         assert_eq!(json["measurements"][0]["epoch"], 1);
         assert_eq!(json["attempts_log"], json!([]));
+        assert_eq!(json["divergences"][0]["other_attempt"], 1);
     }
 }
