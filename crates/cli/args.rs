@@ -277,6 +277,35 @@ pub(crate) enum TrialCommand {
     /// Queue a FAILED or CANCELED trial again.
     #[command(after_help = "Example:\n  kapell trial retry my-study/12")]
     Retry { trial: String },
+    /// Train a trial again on this machine and compare every epoch on record: losses and weights, to the last bit.
+    #[command(after_help = REPRODUCE_HELP)]
+    Reproduce(ReproduceArgs),
+}
+
+const REPRODUCE_HELP: &str = r#"Example:
+  kapell trial reproduce my-study/12 --expect-digest sha256:... --json
+
+Only what is on record is trained: of a trial that did not come to its end, the epochs that it measured. Ctrl-C stops it.
+
+Exit codes: 0 the same bytes; 7 other bytes on the same numerics, losses that other numerics do not explain, or not
+the expected digest; 4 recorded on other numerics (another instruction set or version), losses agree within
+0.02 + 5%; 6 no epoch on record yet.
+
+With --json an object an epoch, then the result:
+  {"type":"epoch","epoch":1,"match":"same|close|far|differs","same_numerics":true,"attempt":1,
+   "reproduced":{"train_loss":1.26,"val_loss":0.61,"weights_digest":"sha256:..."},"recorded":{...}}
+  {"type":"result","trial":"my-study/12","decision":"reproduced|inconclusive|differs","exit_code":0,"epochs":6,"same":6,
+   "reason":null,"numerics":"cpu-...","program_version":"...","recorded_numerics":["cpu-..."],
+   "recorded_program_versions":["..."],"weights_digest":"sha256:...","best_weights_digest":"sha256:...",
+   "expected_digest":null}"#;
+
+#[derive(Debug, Args)]
+pub(crate) struct ReproduceArgs {
+    /// STUDY/NUMBER
+    pub trial: String,
+    /// The weights that the last or the best epoch must come to.
+    #[arg(long, value_name = "D")]
+    pub expect_digest: Option<String>,
 }
 
 #[derive(Debug, Args)]

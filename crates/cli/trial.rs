@@ -1,4 +1,7 @@
-//! `kapell trial`: see trials, read their logs, try failed ones again.
+//! `kapell trial`: see trials, read their logs, try failed ones again, train one again and compare.
+
+mod compare;
+mod reproduce;
 
 use kapell_rpc::convert::{
     config_to_wire, options_from_wire, outcome_name, trial_state_from_name, trial_state_name,
@@ -26,6 +29,7 @@ pub(crate) async fn run(command: TrialCommand, global: &Global) -> Outcome {
                 output::line(logs.log.trim_end());
             }
         }
+        TrialCommand::Reproduce(args) => return reproduce::run(&client, &args, global.json).await,
         TrialCommand::Retry { trial } => {
             let trial = client.retry_trial(parse_reference(&trial)?).await?;
             if global.json {
@@ -185,6 +189,18 @@ fn show(detail: &v1::TrialDetail, json: bool) {
         &["attempt", "worker", "outcome", "start", "reason"],
         detail.attempts.iter().map(attempt).collect(),
     );
+    for d in &detail.divergences {
+        output::line(format!(
+            "\nwarning: epoch {} of attempt {} has other bytes than attempt {} had, on the same numerics:\n  {}\n  {}",
+            d.epoch, d.attempt, d.other_attempt, d.weights_digest, d.other_weights_digest
+        ));
+    }
+    if !detail.divergences.is_empty() {
+        output::line(format!(
+            "that should not be: `kapell trial reproduce {}/{}` tells which of them is right",
+            trial.study, trial.number
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -4,4 +4,6 @@ mod daemons;
 mod house;
 mod refusals;
 mod reproduction;
+mod reproduce;
+mod resume;
 mod run;

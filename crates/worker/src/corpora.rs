@@ -10,14 +10,17 @@ use tokio::sync::Mutex;
 /// Corpora that stay in memory, newest last: trials of one study share one.
 const IN_MEMORY_MAX: usize = 4;
 
-pub(crate) struct Corpora {
+/// A machine's corpora.
+pub struct Corpora {
     dir: PathBuf,
     client: Client,
     loaded: Mutex<Vec<(String, Arc<Corpus>)>>,
 }
 
 impl Corpora {
-    pub(crate) fn new(dir: PathBuf, client: Client) -> Self {
+    /// Kept in this folder, fetched from this coordinator.
+    #[must_use]
+    pub fn new(dir: PathBuf, client: Client) -> Self {
         Self { dir, client, loaded: Mutex::new(Vec::new()) }
     }
 
@@ -26,7 +29,7 @@ impl Corpora {
     ///
     /// # Errors
     /// As a download; [`Kind::Usage`] if the blob is no corpus: it is none elsewhere, either.
-    pub(crate) async fn get(&self, digest: &str) -> Result<Arc<Corpus>, ClientError> {
+    pub async fn get(&self, digest: &str) -> Result<Arc<Corpus>, ClientError> {
         let mut loaded = self.loaded.lock().await;
         if let Some((_, corpus)) = loaded.iter().find(|(name, _)| name == digest) {
             return Ok(corpus.clone());

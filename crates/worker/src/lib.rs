@@ -16,9 +16,9 @@
 mod attempt;
 mod control;
 pub mod cores;
-mod corpora;
+pub mod corpora;
 mod heartbeat;
-mod machine;
+pub mod machine;
 pub mod plan;
 mod session;
 pub mod training;

@@ -25,7 +25,8 @@ pub(crate) fn devices() -> Vec<v1::Device> {
 }
 
 /// The arithmetic that trials are trained with.
-pub(crate) fn numerics() -> v1::Numerics {
+#[must_use]
+pub fn numerics() -> v1::Numerics {
     v1::Numerics {
         program_version: concat!("kapell ", env!("CARGO_PKG_VERSION")).into(),
         kind: kapell_model::numerics(),
