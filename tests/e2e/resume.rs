@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use crate::house::{House, assert_whole_curve, study, wait_until};
 use serde_json::Value;
 
+/// Of each trial.
+const EPOCHS: u32 = 14;
+
 /// A study whose trial takes long enough to be killed a few times.
 fn long_study(name: &str, epochs: u32) -> String {
     study(name, "hidden = [56]", &format!("dropout = 0.2\nepochs = {epochs}"))
@@ -33,11 +36,11 @@ fn a_trial_killed_at_random_moments_comes_to_the_bytes_of_one_left_alone() {
     let mut house = House::new();
     let _coordinator = house.coordinator();
     let mut calm = house.worker("calm", 2);
-    house.create(&long_study("whole", 24));
+    house.create(&long_study("whole", EPOCHS));
     house.wait_for_coverage("whole", 1);
     calm.kill();
 
-    house.create(&long_study("killed", 24));
+    house.create(&long_study("killed", EPOCHS));
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut kills = 0;
     for life in 1..=5 {
@@ -56,7 +59,7 @@ fn a_trial_killed_at_random_moments_comes_to_the_bytes_of_one_left_alone() {
     house.wait_for_coverage("killed", 1);
 
     let (whole, killed) = (house.trial("whole/1"), house.trial("killed/1"));
-    assert_whole_curve(&killed, 24);
+    assert_whole_curve(&killed, EPOCHS.into());
     assert_eq!(curve(&killed), curve(&whole));
     assert_eq!(killed["divergences"], Value::Array(Vec::new()), "nor did any epoch that was trained twice");
     let lost = attempts_log(&killed).iter().filter(|a| a["outcome"] == "LOST").count();
@@ -70,10 +73,10 @@ fn a_trial_killed_at_random_moments_comes_to_the_bytes_of_one_left_alone() {
 fn a_trial_whose_workers_live_shorter_than_a_checkpoint_interval_comes_to_its_end() {
     let mut house = House::new();
     let _coordinator = house.coordinator();
-    let text = long_study("s", 30).replace("\"1s\"", "\"1m\"");
-    house.create(&text.replace("[space]", "retry = { max_lost = 3 }\n[space]"));
+    let text = long_study("s", 20).replace("\"1s\"", "\"30s\"");
+    house.create(&text.replace("[space]", "retry = { max_lost = 2 }\n[space]"));
     let last = || house.trial("s/1")["checkpoints"]["last"].clone();
-    for life in 1..=6 {
+    for life in 1..=4 {
         let begun = Instant::now();
         let mut worker = house.worker("worker", 1);
         wait_for_attempt(&house, "s/1", life);
@@ -84,15 +87,15 @@ fn a_trial_whose_workers_live_shorter_than_a_checkpoint_interval_comes_to_its_en
             wait_until("a checkpoint", || last() != before);
         }
         worker.kill();
-        assert!(begun.elapsed() < Duration::from_secs(60), "a life as long as the interval proves nothing");
+        assert!(begun.elapsed() < Duration::from_secs(30), "a life as long as the interval proves nothing");
     }
     let _survivor = house.worker("worker", 1);
     house.wait_for_coverage("s", 1);
     let trial = house.trial("s/1");
-    assert_whole_curve(&trial, 30);
+    assert_whole_curve(&trial, 20);
     let attempts = attempts_log(&trial);
-    assert_eq!(attempts.len(), 7);
-    assert!(attempts[..6].iter().all(|a| a["outcome"] == "LOST"), "{attempts:?}");
+    assert_eq!(attempts.len(), 5);
+    assert!(attempts[..4].iter().all(|a| a["outcome"] == "LOST"), "{attempts:?}");
     assert!(attempts[1]["start_checkpoint"].is_null(), "the first life was too short for a checkpoint");
     for pair in attempts[1..].windows(2) {
         assert_ne!(pair[0]["start_checkpoint"], pair[1]["start_checkpoint"], "every life got on");
