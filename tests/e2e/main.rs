@@ -3,7 +3,7 @@
 mod daemons;
 mod house;
 mod refusals;
-mod reproduction;
 mod reproduce;
+mod reproduction;
 mod resume;
 mod run;

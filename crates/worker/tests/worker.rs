@@ -428,7 +428,8 @@ async fn as_many_trials_run_at_once_as_there_are_slots() {
 #[tokio::test]
 async fn trials_of_one_process_share_the_corpus_in_memory_and_its_cores() {
     let fake = Fake::start();
-    let jobs: Arc<Mutex<Vec<(Arc<Corpus>, usize)>>> = Arc::default();
+    type Seen = Vec<(Arc<Corpus>, usize)>;
+    let jobs: Arc<Mutex<Seen>> = Arc::default();
     let (seen, script) = (jobs.clone(), Script::endless().start());
     let start: Start = Arc::new(move |job| {
         seen.lock().unwrap().push((job.corpus.clone(), job.threads));

@@ -117,7 +117,7 @@ struct Worst {
 impl Worst {
     fn see(&mut self, ulps: f64, at: f32, fall_ulps: f64) {
         // An error that is NaN counts, too.
-        if !(ulps <= self.ulps) {
+        if ulps.is_nan() || ulps > self.ulps {
             (self.ulps, self.at) = (ulps, at);
         }
         self.fall_ulps = self.fall_ulps.max(fall_ulps);
@@ -164,7 +164,7 @@ fn try_range(case: &Case, range: RangeInclusive<u32>, stride: u32, sign: u32) ->
                     case.name
                 );
                 let further = if rises { y - *extreme } else { *extreme - y };
-                if !(further < 0.0) {
+                if further.is_nan() || further >= 0.0 {
                     *extreme = y;
                 }
                 let unit = ulp(truth);
