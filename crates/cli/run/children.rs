@@ -22,6 +22,8 @@ const SHORT_LIVES_MAX: u32 = 5;
 pub(crate) struct WorkerPlan {
     pub coordinator: String,
     pub name: String,
+    /// As `--kernels`.
+    pub kernels: String,
     pub cores: usize,
     pub slots: usize,
     pub cache_dir: PathBuf,
@@ -44,6 +46,7 @@ impl WorkerPlan {
             "--name",
             &self.name,
         ]);
+        command.arg("--kernels").arg(&self.kernels);
         command.arg("--cores").arg(self.cores.to_string());
         command.arg("--slots").arg(self.slots.to_string());
         command.arg("--cache-dir").arg(&self.cache_dir);

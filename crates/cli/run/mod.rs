@@ -47,7 +47,14 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
     .await?;
     let url = format!("http://{}", coordinator.addr());
     let client = Client::connect(&url, None)?;
-    let search = Search { args: &args, json: global.json, data_dir: &data_dir, url: &url, client: &client };
+    let search = Search {
+        args: &args,
+        kernels: &global.kernels,
+        json: global.json,
+        data_dir: &data_dir,
+        url: &url,
+        client: &client,
+    };
     let outcome = tokio::select! {
         outcome = search.whole(&file, &corpus, stop) => outcome,
         failed = coordinator.wait() => Err(failed.into()),
@@ -110,6 +117,7 @@ fn load(args: &RunArgs) -> Result<Loaded, CliError> {
 /// What the parts of a run share.
 struct Search<'a> {
     args: &'a RunArgs,
+    kernels: &'a str,
     json: bool,
     data_dir: &'a Path,
     url: &'a str,

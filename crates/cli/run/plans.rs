@@ -61,6 +61,7 @@ impl Search<'_> {
         WorkerPlan {
             coordinator: self.url.to_owned(),
             name: format!("local-{number}"),
+            kernels: self.kernels.to_owned(),
             cores,
             slots: plan.slots,
             // The coordinator's lock on the data folder keeps other runs away from it.

@@ -9,8 +9,8 @@ use kapell_rpc::convert::{config_from_wire, trial_state_name};
 use kapell_rpc::{Client, digest, v1};
 use kapell_search::OptionValue;
 use kapell_worker::corpora::Corpora;
-use kapell_worker::{cores, machine};
 use kapell_worker::training::{Job, model_trainer};
+use kapell_worker::{cores, machine};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
