@@ -1,6 +1,6 @@
 //! A coordinator in memory, on a runtime of its own that can be killed and started again, and a scripted trainer.
 
-#[path = "../../../rpc/tests/support/blobs.rs"]
+#[path = "../../../../rpc/tests/support/blobs.rs"]
 pub(crate) mod blobs;
 pub(crate) mod trainer;
 
