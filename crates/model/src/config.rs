@@ -57,7 +57,7 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Which of a configuration's repetitions this is; part of every random number's key.
     pub replicate: u32,
-    /// Threads of the matrix products. Changes no result.
+    /// Threads of training and evaluation. Changes no result.
     #[serde(skip, default = "one_thread")]
     pub threads: usize,
 }

@@ -43,6 +43,18 @@ struct Buffers {
     mask: Vec<u8>,
 }
 
+impl Buffers {
+    /// h after each of some steps, [steps, b, H], a step's state having `state` numbers.
+    fn h(&self, steps: &Range<usize>, state: usize) -> &[f32] {
+        &self.h[places(&(steps.start + 1..steps.end + 1), state)]
+    }
+
+    /// What the next layer sees, [steps, b, H].
+    fn output(&self, steps: &Range<usize>, state: usize) -> &[f32] {
+        if self.y.is_empty() { self.h(steps, state) } else { &self.y[places(steps, state)] }
+    }
+}
+
 pub(super) struct Strip {
     /// Of the batch.
     rows: Range<usize>,
@@ -137,14 +149,14 @@ impl Strip {
         }
     }
 
-    /// A layer's h over some steps, [steps, b, H]; of steps that begin one earlier it is h before each step.
+    /// A layer's h after each of some steps, [steps, b, H].
     pub(super) fn h(&self, layer: usize, steps: Range<usize>) -> &[f32] {
-        &self.layers[layer].h[(steps.start + 1) * self.state()..(steps.end + 1) * self.state()]
+        self.layers[layer].h(&steps, self.state())
     }
 
     /// A layer's h before each of some steps, [steps, b, H].
     pub(super) fn h_before(&self, layer: usize, steps: Range<usize>) -> &[f32] {
-        &self.layers[layer].h[steps.start * self.state()..steps.end * self.state()]
+        &self.layers[layer].h[places(&steps, self.state())]
     }
 
     /// What the next layer sees, [steps, b, H].
@@ -159,13 +171,12 @@ impl Strip {
 
     /// After [`Self::backward`]: the gradient of the gates' sums, [steps, b, 4H].
     pub(super) fn dz(&self, layer: usize, steps: Range<usize>) -> &[f32] {
-        let gates = 4 * self.state();
-        &self.layers[layer].z[steps.start * gates..steps.end * gates]
+        &self.layers[layer].z[places(&steps, 4 * self.state())]
     }
 
     /// The gradient of the current layer's output, [steps, b, H].
     pub(super) fn dy(&self, steps: Range<usize>) -> &[f32] {
-        &self.dy[steps.start * self.state()..steps.end * self.state()]
+        &self.dy[places(&steps, self.state())]
     }
 
     /// After [`Self::head`]: the gradient of the logits, [steps, b, V].
@@ -211,9 +222,8 @@ impl Strip {
         if buffers.y.is_empty() {
             return;
         }
-        let h = &buffers.h[(steps.start + 1) * state..(steps.end + 1) * state];
-        let places = steps.start * state..steps.end * state;
-        let y = &mut buffers.y[places.clone()];
+        let h = &buffers.h[places(&(steps.start + 1..steps.end + 1), state)];
+        let y = &mut buffers.y[places(&steps, state)];
         match pass.norms.get(layer) {
             Some(norm) => norm.normalise(y, h, pass.weights.norm_bias(layer)),
             None => y.copy_from_slice(h),
@@ -221,26 +231,21 @@ impl Strip {
         if self.drop > 0.0 {
             let stream = Stream::new(self.seed, self.replicate, Purpose::Dropout, pass.update, layer);
             let threshold = dropout::threshold(self.drop);
-            for step in steps {
+            for step in steps.clone() {
                 let first = (step * self.batch + self.rows.start) * self.hidden;
                 dropout::fill_mask(&mut buffers.mask[step * state..][..state], first, &stream, threshold);
             }
-            dropout::apply(y, &buffers.mask[places], keep_scale(self.drop));
+            dropout::apply(y, &buffers.mask[places(&steps, state)], keep_scale(self.drop));
         }
     }
 
     /// Input products of some steps, without the bias.
     fn project(&mut self, layer: usize, steps: Range<usize>, pass: &Pass<'_>) {
         let (state, gates) = (self.state(), 4 * self.hidden);
-        let z = steps.start * 4 * state..steps.end * 4 * state;
+        let z = places(&steps, 4 * state);
         if layer > 0 {
             let (below, this) = self.layers.split_at_mut(layer);
-            let below = &below[layer - 1];
-            let x = if below.y.is_empty() {
-                &below.h[(steps.start + 1) * state..(steps.end + 1) * state]
-            } else {
-                &below.y[steps.start * state..steps.end * state]
-            };
+            let x = below[layer - 1].output(&steps, state);
             product(&mut this[0].z[z], Into::Set, x, &pass.packed.layers[layer].input);
             return;
         }
@@ -277,7 +282,7 @@ impl Strip {
             loss::cross_entropy(logits, pass.weights.linear_bias(), targets, scale, nats);
         }
         if let Some(linear_back) = &pass.packed.linear_back {
-            product(&mut self.dy[steps.start * state..steps.end * state], Into::Set, part, linear_back);
+            product(&mut self.dy[places(&steps, state)], Into::Set, part, linear_back);
         }
         self.logits = logits;
     }
@@ -307,8 +312,8 @@ impl Strip {
         let Some((input_back, recurrent_back)) = &pass.packed.layers[layer].back else { return };
         match pass.norms.get(layer) {
             Some(norm) => {
-                let h = &self.layers[layer].h[(steps.start + 1) * state..(steps.end + 1) * state];
-                norm.backward(h, &mut self.dy[steps.start * state..steps.end * state]);
+                let h = self.layers[layer].h(&steps, state);
+                norm.backward(h, &mut self.dy[places(&steps, state)]);
             }
             None => self.undrop(layer, steps.clone()),
         }
@@ -332,8 +337,8 @@ impl Strip {
             }
         }
         if layer > 0 {
-            let dz = &buffers.z[steps.start * 4 * state..steps.end * 4 * state];
-            product(&mut self.dx[steps.start * state..steps.end * state], Into::Set, dz, input_back);
+            let dz = &buffers.z[places(&steps, 4 * state)];
+            product(&mut self.dx[places(&steps, state)], Into::Set, dz, input_back);
         }
     }
 
@@ -341,6 +346,11 @@ impl Strip {
     pub(super) fn descend(&mut self) {
         std::mem::swap(&mut self.dy, &mut self.dx);
     }
+}
+
+/// Where some steps of a buffer lie that has `len` numbers a step.
+fn places(steps: &Range<usize>, len: usize) -> Range<usize> {
+    steps.start * len..steps.end * len
 }
 
 /// Step `step`'s state before (read) and after (written), each of `len` numbers.

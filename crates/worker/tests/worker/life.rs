@@ -111,13 +111,7 @@ async fn a_refused_worker_ends_with_the_contracts_exit_code() {
 async fn a_canceled_trial_frees_its_slot_amid_a_long_step() {
     let fake = Fake::start();
     let script = Script { update_time: Duration::from_secs(60), abandons: true, ..Script::endless() };
-    let begun = script.begun.clone();
-    let _worker = start(&fake, script);
-    fake.queue(work(7, train_work(&fake)));
-    fake.held(7).await;
-    reaches(&begun, 1).await;
-    let ordered = Instant::now();
-    fake.order(7, What::Cancel(v1::Stop::default()));
+    let (_worker, ordered) = cancel_amid_a_step(&fake, script).await;
     assert_eq!(fake.finish_of(7).await.outcome(), v1::Outcome::Canceled);
     fake.until("a beat without it", |s| s.beats.last()?.held.is_empty().then_some(())).await;
     assert!(ordered.elapsed() < Duration::from_secs(1), "{:?}", ordered.elapsed());

@@ -120,3 +120,15 @@ fn model_of(fake: &Fake, checkpoint: Option<v1::Checkpoint>) -> String {
     let model = manifest.files.iter().find(|f| f.name == "model.safetensors").unwrap();
     String::from_utf8(blobs.whole[&model.digest].clone()).unwrap().trim_end_matches([' ', '.']).to_owned()
 }
+
+/// Orders the trial 7 of a worker with this script to be canceled amid a step: the order's instant.
+async fn cancel_amid_a_step(fake: &Fake, script: Script) -> (Running, Instant) {
+    let begun = script.begun.clone();
+    let worker = start(fake, script);
+    fake.queue(work(7, train_work(fake)));
+    fake.held(7).await;
+    reaches(&begun, 1).await;
+    let ordered = Instant::now();
+    fake.order(7, What::Cancel(v1::Stop::default()));
+    (worker, ordered)
+}

@@ -55,13 +55,7 @@ async fn a_canceled_trial_stops_within_two_seconds() {
 async fn a_cancellation_is_answered_in_time_even_amid_a_long_step() {
     let fake = Fake::start();
     let script = Script { update_time: Duration::from_secs(4), ..Script::endless() };
-    let begun = script.begun.clone();
-    let _worker = start(&fake, script);
-    fake.queue(work(7, train_work(&fake)));
-    fake.held(7).await;
-    reaches(&begun, 1).await;
-    let ordered = Instant::now();
-    fake.order(7, What::Cancel(v1::Stop::default()));
+    let (_worker, ordered) = cancel_amid_a_step(&fake, script).await;
     let finish = fake.finish_of(7).await;
     assert!(ordered.elapsed() < Duration::from_secs(2), "{:?}", ordered.elapsed());
     assert_eq!(finish.outcome(), v1::Outcome::Canceled);
