@@ -1,5 +1,6 @@
 //! The command line, as clap sees it. Commands, flags and exit codes are a contract: others script against it.
 
+mod bench;
 mod values;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{corpus, music};
+pub(crate) use bench::{BenchDispatchArgs, BenchTrainArgs};
 use values::{byte_size, duration};
 
 #[derive(Debug, Parser)]
@@ -413,31 +415,11 @@ pub(crate) enum BenchCommand {
         after_help = "Example:\n  kapell bench train --layers 3 --hidden 256 --embedding 32 --seq-len 128 --batch 50 --dropout 0.3 --threads 2 --steps 8 --json"
     )]
     Train(BenchTrainArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchTrainArgs {
-    #[arg(long, default_value_t = 3)]
-    pub layers: usize,
-    #[arg(long, default_value_t = 256)]
-    pub hidden: usize,
-    #[arg(long, default_value_t = 32)]
-    pub embedding: usize,
-    #[arg(long, default_value_t = 128)]
-    pub seq_len: usize,
-    #[arg(long, default_value_t = 50)]
-    pub batch: usize,
-    #[arg(long, default_value_t = 0.3)]
-    pub dropout: f64,
-    /// Threads; by default one a core.
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// Timed updates, after two that are not.
-    #[arg(long, default_value_t = 8)]
-    pub steps: usize,
-    /// With batch normalisation.
-    #[arg(long)]
-    pub batch_norm: bool,
+    /// Run trials that do nothing through the real gRPC service and the real on-disk store.
+    #[command(
+        after_help = "Example:\n  kapell bench dispatch --trials 8640 --workers 2 --reports 30 --json"
+    )]
+    Dispatch(BenchDispatchArgs),
 }
 
 /// Reads the command line; every flag may come from `KAPELL_<FLAG>` instead.

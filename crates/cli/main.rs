@@ -56,7 +56,7 @@ fn dispatch(command: Command, global: &Global) -> Outcome {
         Command::Harmonize(args) => resolve::harmonize(&args, global),
         Command::Compose(args) => resolve::compose(&args, global),
         Command::Corpus { command } => Ok(corpus::run(command, global.json).map(|()| 0)?),
-        Command::Bench { command } => bench::run(command, global),
+        Command::Bench { command } => with_runtime(bench::run(command, global)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut args::command(), "kapell", &mut std::io::stdout().lock());
             Ok(0)

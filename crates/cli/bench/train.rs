@@ -1,18 +1,12 @@
-//! `kapell bench`: what this machine does.
+//! `kapell bench train`: how fast this machine trains.
 
 use kapell_model::{GradClip, LrDecay, TrainConfig, bench};
 
-use crate::args::{BenchCommand, BenchTrainArgs, Global};
+use crate::args::BenchTrainArgs;
 use crate::error::CliError;
-use crate::{Outcome, output};
+use crate::output;
 
-pub(crate) fn run(command: BenchCommand, global: &Global) -> Outcome {
-    let BenchCommand::Train(args) = command;
-    train(&args, global.json)?;
-    Ok(0)
-}
-
-fn train(args: &BenchTrainArgs, json: bool) -> Result<(), CliError> {
+pub(super) fn train(args: &BenchTrainArgs, json: bool) -> Result<(), CliError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = TrainConfig {
         layers: args.layers,
