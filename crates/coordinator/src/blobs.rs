@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kapell_rpc::manifest::{MANIFEST_BYTES_MAX, Manifest};
@@ -19,6 +19,9 @@ use crate::store::{Refusal, Store, StoreError, blobs as rows};
 /// What an upload leaves free for the database. (`min_free` is what stops leasing; what runs may use that.)
 const RESERVE_BYTES: u64 = 64 << 20;
 
+/// Manifests that are remembered.
+const MANIFESTS_KEPT: usize = 1024;
+
 /// The store of blobs.
 #[derive(Clone)]
 pub(crate) struct Blobs {
@@ -30,6 +33,8 @@ pub(crate) struct Blobs {
     /// When a digest was last asked for or finished: a sweep spares what somebody is about to refer to.
     touched: Arc<Mutex<HashMap<String, Instant>>>,
     started: Instant,
+    /// Manifests that were read lately: what a digest names does not change.
+    manifests: Arc<Mutex<HashMap<String, Arc<Manifest>>>>,
     /// Held for reading while a blob gets its place and its row, for writing while the sweep takes them away.
     sweeping: Arc<RwLock<()>>,
 }
@@ -65,6 +70,7 @@ impl Blobs {
             writing: Arc::default(),
             touched: Arc::default(),
             started: Instant::now(),
+            manifests: Arc::default(),
             sweeping: Arc::default(),
         })
     }
@@ -254,8 +260,32 @@ impl Blobs {
         .await
     }
 
+    /// The manifest of this digest, for somebody who is about to refer to it: the sweep spares it and its files.
+    pub(crate) async fn manifest_to_keep(&self, digest: &str) -> Result<Arc<Manifest>, StoreError> {
+        let known = self.manifests().get(digest).cloned();
+        if let Some(manifest) = known {
+            self.touch(digest);
+            manifest.files.iter().for_each(|file| self.touch(&file.digest));
+            return Ok(manifest);
+        }
+        let manifest = Arc::new(self.manifest(digest).await?);
+        for file in &manifest.files {
+            self.stat(&file.digest).await?;
+        }
+        let mut manifests = self.manifests();
+        if manifests.len() >= MANIFESTS_KEPT {
+            manifests.clear();
+        }
+        manifests.insert(digest.to_owned(), Arc::clone(&manifest));
+        Ok(manifest)
+    }
+
+    fn manifests(&self) -> MutexGuard<'_, HashMap<String, Arc<Manifest>>> {
+        self.manifests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the manifest of this digest.
-    pub(crate) async fn manifest(&self, digest: &str) -> Result<Manifest, StoreError> {
+    async fn manifest(&self, digest: &str) -> Result<Manifest, StoreError> {
         let refuse = |text: String| StoreError::from(Refusal::new(reason::BAD_MANIFEST, text));
         match self.stat(digest).await? {
             Here::Complete { size } if size <= MANIFEST_BYTES_MAX => {}

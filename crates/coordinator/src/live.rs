@@ -2,7 +2,7 @@
 //! of weight: leases are adopted from the store, the rest comes back by itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub(crate) struct Live {
     told: watch::Sender<i64>,
     closing: watch::Sender<bool>,
     space_low: AtomicBool,
+    /// When the disk's space was last asked for, in milliseconds of this clock.
+    space_asked_ms: AtomicU64,
 }
 
 impl Live {
@@ -60,6 +62,7 @@ impl Live {
             told: watch::Sender::new(0),
             closing: watch::Sender::new(false),
             space_low: AtomicBool::new(false),
+            space_asked_ms: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -205,6 +208,17 @@ impl Live {
         let inner = self.inner();
         let worker = inner.workers.get(worker)?;
         Some((worker.heard_ms, now.saturating_sub(worker.heard) >= self.lease))
+    }
+
+    /// What was found of the disk's space, unless that is more than a second ago.
+    pub(crate) fn space_known_low(&self) -> Option<bool> {
+        let now = u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX);
+        let asked = self.space_asked_ms.load(Ordering::Relaxed);
+        if asked != u64::MAX && now.saturating_sub(asked) < 1000 {
+            return Some(self.space_low.load(Ordering::Relaxed));
+        }
+        self.space_asked_ms.store(now, Ordering::Relaxed);
+        None
     }
 
     /// Notes whether disk space is low, and says whether it was: a change is worth a line in the log.

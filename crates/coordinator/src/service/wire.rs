@@ -253,8 +253,8 @@ pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
     use kapell_search::study::Direction;
     let spec = &leased.spec;
     let train = v1::TrainWork {
-        study: leased.row.study_name,
-        number: leased.row.number,
+        study: leased.row.core.study_name,
+        number: leased.row.core.number,
         config: Some(config(&leased.row.config)?),
         replicate: leased.row.replicate,
         corpus_digest: leased.row.corpus_digest,
@@ -262,7 +262,7 @@ pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
         resume: leased.resume.as_ref().map(checkpoint),
         best: leased.best.as_ref().map(checkpoint),
         checkpoint_every_ms: millis(spec.checkpoint.every),
-        checkpoint_first_ms: millis(first_checkpoint(spec.checkpoint.every, leased.row.losses)),
+        checkpoint_first_ms: millis(first_checkpoint(spec.checkpoint.every, leased.row.core.losses)),
         keep_best: spec.checkpoint.keep.best(),
         keep_last: spec.checkpoint.keep.last(),
         maximize: spec.objective.direction == Direction::Maximize,

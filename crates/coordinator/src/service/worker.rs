@@ -168,6 +168,9 @@ impl Workers {
     /// Leasing stops while there is little space left; what runs goes on.
     fn space_is_low(&self) -> bool {
         let config = &self.0.config;
+        if let Some(low) = self.0.live.space_known_low() {
+            return low;
+        }
         match free_bytes(&config.data_dir) {
             Ok(free) => {
                 let low = free < config.min_free_bytes;
@@ -192,11 +195,7 @@ impl Workers {
         let mut new = Vec::new();
         for (role, checkpoint) in [("best", best), ("last", last)] {
             let Some(c) = checkpoint else { continue };
-            let manifest = self.0.blobs.manifest(&c.digest).await?;
-            for file in &manifest.files {
-                // Spared by the sweep until the checkpoint refers to it.
-                self.0.blobs.stat(&file.digest).await?;
-            }
+            let manifest = self.0.blobs.manifest_to_keep(&c.digest).await?;
             let val_loss = c.val_loss.is_finite().then_some(c.val_loss);
             new.push(NewCheckpoint { role, digest: c.digest, epoch: c.epoch, val_loss, manifest });
         }

@@ -17,12 +17,22 @@ pub(crate) struct NewCheckpoint {
     pub(crate) epoch: u32,
     pub(crate) val_loss: Option<f64>,
     /// The files of its manifest, which the caller has read and checked.
-    pub(crate) manifest: kapell_rpc::manifest::Manifest,
+    pub(crate) manifest: std::sync::Arc<kapell_rpc::manifest::Manifest>,
 }
 
 /// Records checkpoints whose blobs are here; an equal one again changes nothing.
 pub(crate) async fn record(tx: &mut Tx, held: Held, new: &[NewCheckpoint]) -> Result<(), StoreError> {
     let trial = trials::load_held(tx, held).await?;
+    record_of(tx, &trial, held, new).await
+}
+
+/// The same of a trial that is loaded.
+pub(crate) async fn record_of(
+    tx: &mut Tx,
+    trial: &TrialCore,
+    held: Held,
+    new: &[NewCheckpoint],
+) -> Result<(), StoreError> {
     for checkpoint in new {
         blobs::add_manifest(tx, &checkpoint.digest, &checkpoint.manifest).await?;
         if checkpoint.epoch > trial.epochs {
@@ -34,19 +44,14 @@ pub(crate) async fn record(tx: &mut Tx, held: Held, new: &[NewCheckpoint]) -> Re
             );
             return Err(Refusal::new(reason::EPOCH_GAP, text).into());
         }
-        put(tx, &trial, held, checkpoint).await?;
+        put(tx, trial, held, checkpoint).await?;
     }
     Ok(())
 }
 
 async fn put(tx: &mut Tx, trial: &TrialCore, held: Held, new: &NewCheckpoint) -> Result<(), StoreError> {
-    let known: Option<(String, u32)> =
-        sqlx::query_as("SELECT digest, epoch FROM checkpoints WHERE trial = ? AND role = ?")
-            .bind(held.trial)
-            .bind(new.role)
-            .fetch_optional(&mut tx.conn)
-            .await?;
-    if known == Some((new.digest.clone(), new.epoch)) {
+    let known = checkpoint(&mut tx.conn, trial.id, new.role).await?;
+    if known.is_some_and(|k| k.digest == new.digest && k.epoch == new.epoch) {
         return Ok(());
     }
     let sql = concat!(
@@ -70,9 +75,10 @@ async fn put(tx: &mut Tx, trial: &TrialCore, held: Held, new: &NewCheckpoint) ->
         .bind(tx.at_ms)
         .execute(&mut tx.conn)
         .await?;
-    fence_held(done.rows_affected(), held)?;
+    fence_held(done.rows_affected(), 1, held)?;
     let fields = json!({"role": new.role, "epoch": new.epoch, "digest": new.digest});
-    events::write(tx, trial.study, "trial.checkpointed", (trial.number, held.attempt), &fields).await
+    events::add(tx, trial.study, "trial.checkpointed", (trial.number, held.attempt), &fields);
+    Ok(())
 }
 
 /// A trial's checkpoint of this role.
@@ -83,4 +89,10 @@ pub(crate) async fn checkpoint(
 ) -> Result<Option<CheckpointRow>, StoreError> {
     let sql = "SELECT digest, epoch, attempt, val_loss, bytes FROM checkpoints WHERE trial = ? AND role = ?";
     Ok(sqlx::query_as(sql).bind(trial).bind(role).fetch_optional(conn).await?)
+}
+
+/// The roles that a trial has checkpoints of.
+pub(crate) async fn roles(conn: &mut SqliteConnection, trial: i64) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT role FROM checkpoints WHERE trial = ?";
+    Ok(sqlx::query_scalar(sql).bind(trial).fetch_all(conn).await?)
 }

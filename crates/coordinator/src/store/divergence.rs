@@ -67,5 +67,6 @@ pub(crate) async fn flag(tx: &mut Tx, trial: &TrialCore, held: Held, epoch: u32)
     );
     let fields = json!({"epoch": epoch, "other_attempt": row.other_attempt,
         "weights_digest": row.weights_digest, "other_weights_digest": row.other_weights_digest});
-    events::write(tx, trial.study, "trial.diverged", (trial.number, held.attempt), &fields).await
+    events::add(tx, trial.study, "trial.diverged", (trial.number, held.attempt), &fields);
+    Ok(())
 }

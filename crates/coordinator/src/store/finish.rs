@@ -43,20 +43,17 @@ impl Finish {
 /// Ends the attempt. What has ended so already is acknowledged again. Gives what the trial became.
 pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
     let (held, ending) = (finish.held, finish.ending()?);
-    if let Some(state) = finished(tx, finish).await? {
-        keep_log(tx, finish).await?;
-        return Ok(state);
-    }
-    if !finish.checkpoints.is_empty() {
-        checkpoints::record(tx, held, &finish.checkpoints).await?;
-    }
-    let trial = trials::load_held(tx, held).await?;
+    let trial = trials::load(tx, held.trial).await?;
+    let Some(trial) = trial.filter(|trial| trial.is_held_by(held.attempt)) else {
+        return again(tx, finish).await;
+    };
+    checkpoints::record_of(tx, &trial, held, &finish.checkpoints).await?;
     let spec = tx.spec(trial.study).await?;
     if ending == Ending::Complete {
         complete(tx, &trial, spec.checkpoint.keep).await?;
     }
     keep_log(tx, finish).await?;
-    let study = study_state(tx, trial.study).await?;
+    let study = trial.study_state()?;
     let why = if ending == Ending::Paused && study != StudyState::Canceled {
         STUDY_PAUSED
     } else if ending == (Ending::Failed { last: finish.last }) && finish.reason.is_empty() {
@@ -91,16 +88,8 @@ pub(crate) async fn limit(tx: &mut Tx, study: i64, why: &str) -> Result<(), Stor
     studies::step(tx, study, StudyEvent::Limit, why).await.map(drop)
 }
 
-async fn study_state(tx: &mut Tx, study: i64) -> Result<StudyState, StoreError> {
-    let name: String = sqlx::query_scalar("SELECT state FROM studies WHERE id = ?")
-        .bind(study)
-        .fetch_one(&mut tx.conn)
-        .await?;
-    StudyState::parse(&name).ok_or_else(|| StoreError::Corrupt(format!("study {study} is {name}")))
-}
-
-/// The trial's state, if the attempt has ended with this outcome before.
-async fn finished(tx: &mut Tx, finish: &Finish) -> Result<Option<TrialState>, StoreError> {
+/// The end of an attempt that does not hold its trial: fine, if it has ended with this outcome before.
+async fn again(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
     let outcome: Option<Option<String>> =
         sqlx::query_scalar("SELECT outcome FROM attempts WHERE trial = ? AND attempt = ?")
             .bind(finish.held.trial)
@@ -108,12 +97,14 @@ async fn finished(tx: &mut Tx, finish: &Finish) -> Result<Option<TrialState>, St
             .fetch_optional(&mut tx.conn)
             .await?;
     if outcome.flatten().as_deref() != Some(finish.outcome.name()) {
-        return Ok(None);
+        return match trials::load_held(tx, finish.held).await {
+            Ok(trial) => Err(trials::stale(&trial, finish.held.attempt)),
+            Err(error) => Err(error),
+        };
     }
-    match trials::load(tx, finish.held.trial).await? {
-        Some(trial) => Ok(Some(trial.machine()?.state)),
-        None => Ok(None),
-    }
+    keep_log(tx, finish).await?;
+    let trial = trials::load(tx, finish.held.trial).await?.ok_or(StoreError::Closed)?;
+    Ok(trial.machine()?.state)
 }
 
 /// COMPLETE means: every epoch measured, and the checkpoints there that the study keeps. Others go.
@@ -129,8 +120,9 @@ async fn complete(
     if trial.epochs < trial.epochs_wanted {
         return Err(incomplete(format!("{} of {} epochs are measured", trial.epochs, trial.epochs_wanted)));
     }
+    let roles = checkpoints::roles(&mut tx.conn, trial.id).await?;
     for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
-        let there = checkpoints::checkpoint(&mut tx.conn, trial.id, role).await?.is_some();
+        let there = roles.iter().any(|r| r == role);
         if kept && !there {
             return Err(incomplete(format!("its {role} checkpoint is not here")));
         }

@@ -1,25 +1,26 @@
 //! The queue: a worker asks, and gets trials under leases. Every look-up is by an index, so that the cost of a
 //! lease does not depend on the number of trials.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use kapell_dispatch::queue::{Candidate, Share, choose, next_study};
 use kapell_dispatch::{Held, TrialEvent};
-use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
 
 use super::rows::CheckpointRow;
-use super::trials;
+use super::trials::{self, TrialCore};
 use super::workers::{self, WorkerRow};
 use super::writer::After;
-use super::{Refusal, StoreError, Tx, events};
+use super::{StoreError, Tx, events};
 
 /// How long a trial that came back from a worker is kept for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Works that one request gets at most, and answers remembered for a worker.
 const WORKS_MAX: u32 = 64;
-const ANSWERS_KEPT: i64 = 64;
+const ANSWERS_KEPT: u32 = 64;
 
 /// Active studies with something in the queue.
 const SHARES: &str = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
@@ -30,10 +31,10 @@ const SHARES: &str = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
 
 /// The first of a study's queue that came back from a worker, and the first that did not, in queue order.
 const CANDIDATES: &str = "SELECT * FROM (SELECT id, avoid_worker, number FROM trials
-                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2 ORDER BY number LIMIT 1)
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker IS NOT ?2 ORDER BY number LIMIT ?3)
                UNION ALL
                SELECT * FROM (SELECT id, avoid_worker, number FROM trials
-                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker = ?2 ORDER BY number LIMIT 1)
+                   WHERE study = ?1 AND state = 'QUEUED' AND avoid_worker = ?2 ORDER BY number LIMIT ?3)
                ORDER BY number";
 
 /// Queued trials of the shape of another one.
@@ -65,14 +66,12 @@ pub(crate) struct Leased {
 
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct LeasedRow {
-    pub(crate) study: i64,
-    pub(crate) study_name: String,
-    pub(crate) number: u32,
+    #[sqlx(flatten)]
+    pub(crate) core: TrialCore,
     pub(crate) config: String,
     pub(crate) replicate: u32,
     pub(crate) corpus_digest: String,
     pub(crate) shape_key: String,
-    pub(crate) losses: u32,
 }
 
 /// Leases up to `max_works` slots full of trials; none, if there is nothing for this worker. The same request id
@@ -85,21 +84,18 @@ pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreEr
     if worker.state != "ready" {
         return Ok(Vec::new());
     }
-    let mut held = Vec::new();
-    for _ in 0..ask.max_works.min(WORKS_MAX) {
-        let Some((study, first)) = pick(tx, &worker).await? else { break };
-        held.push(start(tx, first, &worker, &ask.incarnation).await?);
+    let mut queue = Queue::open(tx, &worker, ask.max_works.min(WORKS_MAX)).await?;
+    let mut works = Vec::new();
+    for _ in 0..queue.wanted {
+        let Some((study, first)) = queue.pick(tx, &worker).await? else { break };
+        works.push(start(tx, first, &worker, &ask.incarnation).await?);
         for mate in mates(tx, study, first, ask.max_mates).await? {
-            held.push(start(tx, mate, &worker, &ask.incarnation).await?);
+            queue.take(study, mate);
+            works.push(start(tx, mate, &worker, &ask.incarnation).await?);
         }
     }
-    if held.is_empty() {
-        return Ok(Vec::new());
-    }
-    remember(tx, ask, &held).await?;
-    let mut works = Vec::new();
-    for held in held {
-        works.push(load(tx, held).await?);
+    if !works.is_empty() {
+        remember(tx, ask, &works).await?;
     }
     Ok(works)
 }
@@ -110,17 +106,23 @@ async fn again(tx: &mut Tx, answer: &str) -> Result<Vec<Leased>, StoreError> {
         .map_err(|e| StoreError::Corrupt(format!("the answer to a lease: {e}")))?;
     let mut works = Vec::new();
     for (trial, attempt) in held {
-        let held = Held { trial, attempt };
-        if trials::load_held(tx, held).await.is_ok() {
-            works.push(load(tx, held).await?);
+        if let Some(row) = row(tx, trial).await?.filter(|row| row.core.is_held_by(attempt)) {
+            works.push(leased(tx, Held { trial, attempt }, row).await?);
         }
     }
     Ok(works)
 }
 
-async fn remember(tx: &mut Tx, ask: &Ask, held: &[Held]) -> Result<(), StoreError> {
-    let answer = json!(held.iter().map(|h| (h.trial, h.attempt)).collect::<Vec<_>>()).to_string();
+/// Remembers the answer, and now and then forgets the worker's old ones.
+async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreError> {
+    let answer = json!(works.iter().map(|w| (w.held.trial, w.held.attempt)).collect::<Vec<_>>()).to_string();
     super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer).await?;
+    let n = tx.remembered.entry(ask.worker.clone()).or_default();
+    *n += 1;
+    if *n < ANSWERS_KEPT {
+        return Ok(());
+    }
+    *n = 0;
     let prune = "DELETE FROM requests WHERE kind = 'lease' AND scope = ?1 AND rowid <= (
                      SELECT rowid FROM requests WHERE kind = 'lease' AND scope = ?1
                      ORDER BY rowid DESC LIMIT 1 OFFSET ?2)";
@@ -128,18 +130,44 @@ async fn remember(tx: &mut Tx, ask: &Ask, held: &[Held]) -> Result<(), StoreErro
     Ok(())
 }
 
-/// The next trial for a worker: of the study furthest below its share, the first in the queue that suits.
-async fn pick(tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, StoreError> {
-    let mut shares = shares(tx, worker).await?;
-    let others = tx.live.others(&worker.name);
-    while let Some(share) = next_study(&shares) {
-        let candidates = candidates(tx, share.study, &worker.name).await?;
-        if let Some(chosen) = choose(&candidates, &worker.name, others, PATIENCE) {
-            return Ok(Some((share.study, chosen.trial)));
-        }
-        shares.retain(|s| s.study != share.study);
+/// What a request for work may choose from: read once, kept up as it takes.
+struct Queue {
+    shares: Vec<Share>,
+    candidates: HashMap<i64, Vec<Candidate>>,
+    /// Trials that the request wants at most.
+    wanted: u32,
+    others: bool,
+}
+
+impl Queue {
+    async fn open(tx: &mut Tx, worker: &WorkerRow, wanted: u32) -> Result<Self, StoreError> {
+        let (shares, others) = (shares(tx, worker).await?, tx.live.others(&worker.name));
+        Ok(Self { shares, candidates: HashMap::new(), wanted, others })
     }
-    Ok(None)
+
+    /// The next trial: of the study furthest below its share, the first in the queue that suits.
+    async fn pick(&mut self, tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, StoreError> {
+        while let Some(Share { study, .. }) = next_study(&self.shares) {
+            if let Entry::Vacant(place) = self.candidates.entry(study) {
+                place.insert(candidates(tx, study, &worker.name, self.wanted).await?);
+            }
+            let candidates = self.candidates.get(&study).map_or(&[][..], Vec::as_slice);
+            if let Some(trial) = choose(candidates, &worker.name, self.others, PATIENCE).map(|c| c.trial) {
+                self.take(study, trial);
+                return Ok(Some((study, trial)));
+            }
+            self.shares.retain(|s| s.study != study);
+        }
+        Ok(None)
+    }
+
+    /// This trial runs now.
+    fn take(&mut self, study: i64, trial: i64) {
+        self.shares.iter_mut().filter(|s| s.study == study).for_each(|s| s.running += 1);
+        if let Some(candidates) = self.candidates.get_mut(&study) {
+            candidates.retain(|c| c.trial != trial);
+        }
+    }
 }
 
 /// The active studies with something in the queue that this worker may serve.
@@ -160,9 +188,9 @@ async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreErro
         .collect())
 }
 
-async fn candidates(tx: &mut Tx, study: i64, worker: &str) -> Result<Vec<Candidate>, StoreError> {
+async fn candidates(tx: &mut Tx, study: i64, worker: &str, n: u32) -> Result<Vec<Candidate>, StoreError> {
     let rows: Vec<(i64, Option<String>, i64)> =
-        sqlx::query_as(CANDIDATES).bind(study).bind(worker).fetch_all(&mut tx.conn).await?;
+        sqlx::query_as(CANDIDATES).bind(study).bind(worker).bind(n).fetch_all(&mut tx.conn).await?;
     let candidate = |(trial, avoid, _)| Candidate { trial, avoid, waited: tx.live.waited(trial) };
     Ok(rows.into_iter().map(candidate).collect())
 }
@@ -181,16 +209,22 @@ async fn mates(tx: &mut Tx, study: i64, first: i64, max_mates: u32) -> Result<Ve
 }
 
 /// Starts an attempt at the trial's last checkpoint. What older attempts measured beyond it is superseded.
-async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -> Result<Held, StoreError> {
-    let trial = trials::load(tx, trial)
+async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -> Result<Leased, StoreError> {
+    let row = row(tx, trial)
         .await?
         .ok_or_else(|| StoreError::Corrupt(format!("trial {trial} left the queue under a transaction")))?;
-    let state = trials::step(tx, &trial, TrialEvent::Lease, "").await?;
+    let trial = &row.core;
+    let state = trials::step(tx, trial, TrialEvent::Lease, "").await?;
     let Some(attempt) = state.attempt() else {
         return Err(StoreError::Corrupt(format!("a lease left trial {} {}", trial.name(), state.name())));
     };
     let held = Held { trial: trial.id, attempt };
-    let last = super::checkpoints::checkpoint(&mut tx.conn, trial.id, "last").await?;
+    // A trial that nobody has tried has no checkpoint.
+    let last = if attempt == 1 {
+        None
+    } else {
+        super::checkpoints::checkpoint(&mut tx.conn, trial.id, "last").await?
+    };
     let start_epoch = last.as_ref().map_or(0, |c| c.epoch);
     let sql =
         "INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype,
@@ -215,9 +249,9 @@ async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -
         supersede(tx, held, trial.study, start_epoch).await?;
     }
     let fields = json!({"worker": worker.name, "start_epoch": start_epoch});
-    events::write(tx, trial.study, "trial.started", (trial.number, attempt), &fields).await?;
+    events::add(tx, trial.study, "trial.started", (trial.number, attempt), &fields);
     tx.after.push(After::Granted { held, worker: worker.name.clone(), study: trial.study });
-    Ok(held)
+    leased(tx, held, row).await
 }
 
 /// Takes the trial's curve back to the epoch that a new attempt starts at.
@@ -243,19 +277,19 @@ async fn supersede(tx: &mut Tx, held: Held, study: i64, start_epoch: u32) -> Res
     super::report::save_summary(tx, held, &summary).await
 }
 
-async fn load(tx: &mut Tx, held: Held) -> Result<Leased, StoreError> {
-    let sql =
-        "SELECT t.study, s.name AS study_name, t.number, t.config, t.replicate, s.corpus_digest, t.shape_key, t.losses
-               FROM trials t JOIN studies s ON s.id = t.study
-               WHERE t.id = ? AND t.running_attempt = ?";
-    let row: Option<LeasedRow> =
-        sqlx::query_as(sql).bind(held.trial).bind(held.attempt).fetch_optional(&mut tx.conn).await?;
-    let row = row.ok_or_else(|| {
-        Refusal::new(reason::STALE_ATTEMPT, format!("attempt {} does not hold its trial", held.attempt))
-    })?;
-    let resume = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "last").await?;
-    let best = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "best").await?;
-    let spec = tx.spec(row.study).await?;
+async fn row(tx: &mut Tx, trial: i64) -> Result<Option<LeasedRow>, StoreError> {
+    let sql = trials::core!(", t.config, t.replicate, s.corpus_digest, t.shape_key");
+    Ok(sqlx::query_as(sql).bind(trial).fetch_optional(&mut tx.conn).await?)
+}
+
+/// What a worker needs to know of an attempt that it has just got, or got before.
+async fn leased(tx: &mut Tx, held: Held, row: LeasedRow) -> Result<Leased, StoreError> {
+    let (mut resume, mut best) = (None, None);
+    if held.attempt > 1 {
+        resume = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "last").await?;
+        best = super::checkpoints::checkpoint(&mut tx.conn, held.trial, "best").await?;
+    }
+    let spec = tx.spec(row.core.study).await?;
     Ok(Leased { held, row, resume, best, spec })
 }
 

@@ -294,7 +294,7 @@ pub(crate) async fn promote(tx: &mut Tx, ask: &Ask, prepared: &str) -> Result<Op
     let fields = json!({"name": promotion.name, "version": promotion.version, "alias": promotion.alias,
         "generation": promotion.generation, "digest": promotion.digest});
     let study = studies::find(&mut tx.conn, &ask.study).await?.id;
-    events::write(tx, study, "model.promoted", (candidate.trial.number, 0), &fields).await?;
+    events::add(tx, study, "model.promoted", (candidate.trial.number, 0), &fields);
     tracing::info!(
         model = promotion.name,
         version = promotion.version,

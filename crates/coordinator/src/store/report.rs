@@ -1,12 +1,14 @@
 //! Measurements: taken once each, in order, and summed up on the trial they are of.
 
+use std::sync::LazyLock;
+
 use kapell_dispatch::report::{Measurement, ReportError, Verdict, judge};
 use kapell_dispatch::trial::Ending;
 use kapell_dispatch::{Held, TrialEvent, TrialState};
 use kapell_rpc::reason;
 use kapell_search::study::{At, Metric, Objective};
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::rows::MeasurementRow;
 use super::trials::{self, TrialCore, fence_held, fenced};
@@ -81,7 +83,7 @@ pub(crate) async fn save_summary(tx: &mut Tx, held: Held, s: &Summary) -> Result
         .bind(s.weights_digest.as_deref())
         .execute(&mut tx.conn)
         .await?;
-    fence_held(done.rows_affected(), held)
+    fence_held(done.rows_affected(), 1, held)
 }
 
 /// What became of a report.
@@ -97,36 +99,47 @@ pub(crate) enum Reported {
 pub(crate) async fn report(tx: &mut Tx, held: Held, rows: &[Measurement]) -> Result<Reported, StoreError> {
     let trial = trials::load_held(tx, held).await?;
     let spec = tx.spec(trial.study).await?;
+    let known = measured(&mut tx.conn, held, rows, trial.epochs).await?;
     let mut summary = Summary::of(&trial);
-    let mut added = false;
+    let mut new: Vec<&Measurement> = Vec::new();
+    let mut not_finite = None;
     for m in rows {
-        let known = measured(&mut tx.conn, held, m.epoch).await?;
-        match judge(m, known.as_ref(), summary.epochs, trial.epochs_wanted) {
+        let known = known.iter().chain(new.iter().copied()).find(|k| k.epoch == m.epoch);
+        match judge(m, known, summary.epochs, trial.epochs_wanted) {
             Ok(Verdict::Known) => {}
             Ok(Verdict::New) => {
-                insert(tx, held, m).await?;
-                divergence::flag(tx, &trial, held, m.epoch).await?;
                 summary.add(&spec.objective, m.epoch, m.train_loss, m.val_loss, m.weights_digest.clone());
-                added = true;
-                let fields = json!({"epoch": m.epoch, "train_loss": m.train_loss, "val_loss": m.val_loss,
-                    "seconds": m.seconds, "tokens_per_s": m.tokens_per_s});
-                events::write(tx, trial.study, "trial.measured", (trial.number, held.attempt), &fields)
-                    .await?;
+                new.push(m);
             }
+            // The epochs before it stand.
             Err(error @ ReportError::NotFinite { .. }) => {
-                // The epochs before it stand: the trial's summary must know of them.
-                if added {
-                    save_summary(tx, held, &summary).await?;
-                }
-                return not_finite(tx, held, error.to_string()).await;
+                not_finite = Some(error.to_string());
+                break;
             }
             Err(error) => return Err(refused(&trial, error)),
         }
     }
-    if added {
+    if !new.is_empty() {
+        write(tx, &trial, held, &new).await?;
         save_summary(tx, held, &summary).await?;
     }
-    Ok(Reported::Taken(summary.epochs))
+    match not_finite {
+        None => Ok(Reported::Taken(summary.epochs)),
+        Some(why) => fail(tx, held, why).await,
+    }
+}
+
+async fn write(tx: &mut Tx, trial: &TrialCore, held: Held, new: &[&Measurement]) -> Result<(), StoreError> {
+    for chunk in new.chunks(WIDEST) {
+        insert(tx, held, chunk).await?;
+    }
+    for m in new {
+        divergence::flag(tx, trial, held, m.epoch).await?;
+        let fields = json!({"epoch": m.epoch, "train_loss": m.train_loss, "val_loss": m.val_loss,
+            "seconds": m.seconds, "tokens_per_s": m.tokens_per_s});
+        events::add(tx, trial.study, "trial.measured", (trial.number, held.attempt), &fields);
+    }
+    Ok(())
 }
 
 fn refused(trial: &TrialCore, error: ReportError) -> StoreError {
@@ -140,44 +153,77 @@ fn refused(trial: &TrialCore, error: ReportError) -> StoreError {
 }
 
 /// It would come again: the trial fails for good.
-async fn not_finite(tx: &mut Tx, held: Held, why: String) -> Result<Reported, StoreError> {
+async fn fail(tx: &mut Tx, held: Held, why: String) -> Result<Reported, StoreError> {
     let trial = trials::load_held(tx, held).await?;
     let ending = Ending::Failed { last: true };
     trials::step(tx, &trial, TrialEvent::Finish { attempt: held.attempt, ending }, &why).await?;
     Ok(Reported::NotFinite(format!("trial {}: {why}", trial.name())))
 }
 
+/// What is on record of the epochs that the attempt reports: nothing, where all of them are new to the trial.
 async fn measured(
     conn: &mut SqliteConnection,
     held: Held,
-    epoch: u32,
-) -> Result<Option<Measurement>, StoreError> {
+    rows: &[Measurement],
+    newest: u32,
+) -> Result<Vec<Measurement>, StoreError> {
+    let Some(first) = rows.iter().map(|m| m.epoch).min().filter(|first| *first <= newest) else {
+        return Ok(Vec::new());
+    };
     let sql =
         "SELECT epoch, attempt, train_loss, val_loss, seconds, tokens_per_s, weights_digest FROM measurements
-               WHERE trial = ? AND attempt = ? AND epoch = ?";
-    let row: Option<MeasurementRow> =
-        sqlx::query_as(sql).bind(held.trial).bind(held.attempt).bind(epoch).fetch_optional(conn).await?;
-    Ok(row.map(Into::into))
+               WHERE trial = ? AND attempt = ? AND epoch >= ?";
+    let known: Vec<MeasurementRow> =
+        sqlx::query_as(sql).bind(held.trial).bind(held.attempt).bind(first).fetch_all(conn).await?;
+    Ok(known.into_iter().map(Into::into).collect())
 }
 
-async fn insert(tx: &mut Tx, held: Held, m: &Measurement) -> Result<(), StoreError> {
-    let sql = fenced!(
-        "INSERT INTO measurements (trial, attempt, epoch, train_loss, val_loss, seconds, tokens_per_s,
-             weights_digest, at_ms)
-         SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM trials"
-    );
-    let done = sqlx::query(sql)
+/// Rows of one statement: as many as fit, the rest NULL and passed over, so that few statements are ever prepared.
+/// (Bound one by one, not as JSON: a loss must come back as the very number that came in.)
+const WIDTHS: [usize; 4] = [1, 8, 32, WIDEST];
+const WIDEST: usize = 256;
+const COLUMNS: usize = 6;
+
+static INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| WIDTHS.map(insert_sql));
+
+fn insert_sql(width: usize) -> String {
+    let row = |i: usize| {
+        let first = 5 + i * COLUMNS;
+        let places: Vec<String> = (first..first + COLUMNS).map(|n| format!("?{n}")).collect();
+        format!("({})", places.join(", "))
+    };
+    let rows: Vec<String> = (0..width).map(row).collect();
+    fenced!(
+        "INSERT INTO measurements (trial, attempt, at_ms, epoch, train_loss, val_loss, seconds, tokens_per_s,
+             weights_digest)
+         SELECT ?1, ?2, ?4, m.* FROM trials JOIN (VALUES :rows) m ON m.column1 IS NOT NULL"
+    )
+    .replace(":rows", &rows.join(", "))
+}
+
+async fn insert(tx: &mut Tx, held: Held, rows: &[&Measurement]) -> Result<(), StoreError> {
+    let widths = WIDTHS.iter().zip(INSERTS.iter());
+    let (width, sql) = widths
+        .into_iter()
+        .find(|(width, _)| **width >= rows.len())
+        .ok_or_else(|| StoreError::Corrupt("more measurements than a statement takes".into()))?;
+    let mut query = sqlx::query(AssertSqlSafe(sql.as_str()))
         .bind(held.trial)
         .bind(held.attempt)
         .bind(TrialState::Running { attempt: held.attempt }.name())
-        .bind(m.epoch)
-        .bind(m.train_loss)
-        .bind(m.val_loss)
-        .bind(m.seconds)
-        .bind(m.tokens_per_s)
-        .bind(&m.weights_digest)
-        .bind(tx.at_ms)
-        .execute(&mut tx.conn)
-        .await?;
-    fence_held(done.rows_affected(), held)
+        .bind(tx.at_ms);
+    for m in rows {
+        query = query
+            .bind(m.epoch)
+            .bind(m.train_loss)
+            .bind(m.val_loss)
+            .bind(m.seconds)
+            .bind(m.tokens_per_s)
+            .bind(m.weights_digest.as_str());
+    }
+    for _ in rows.len() * COLUMNS..width * COLUMNS {
+        query = query.bind(None::<i64>);
+    }
+    let done = query.execute(&mut tx.conn).await?;
+    fence_held(done.rows_affected(), rows.len(), held)
 }

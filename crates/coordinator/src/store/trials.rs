@@ -1,7 +1,7 @@
 //! Trials in the database: loaded, asked of the state machine, written back where they still are as loaded.
 
 use kapell_dispatch::trial::{self, RetryPolicy};
-use kapell_dispatch::{Effect, Held, IllegalEvent, Order, Outcome, Trial, TrialEvent, TrialState};
+use kapell_dispatch::{Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState};
 use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
@@ -24,12 +24,13 @@ pub(crate) struct TrialCore {
     pub(crate) id: i64,
     pub(crate) study: i64,
     pub(crate) study_name: String,
+    study_state: String,
     pub(crate) number: u32,
     state: String,
     running_attempt: Option<u32>,
-    attempts: u32,
+    pub(crate) attempts: u32,
     failures: u32,
-    losses: u32,
+    pub(crate) losses: u32,
     pub(crate) epochs: u32,
     pub(crate) epochs_wanted: u32,
     pub(crate) objective: Option<f64>,
@@ -45,6 +46,17 @@ impl TrialCore {
         format!("{}/{}", self.study_name, self.number)
     }
 
+    /// Where its study stands.
+    pub(crate) fn study_state(&self) -> Result<StudyState, StoreError> {
+        StudyState::parse(&self.study_state)
+            .ok_or_else(|| StoreError::Corrupt(format!("study {} is {}", self.study_name, self.study_state)))
+    }
+
+    /// Does this attempt hold it?
+    pub(crate) fn is_held_by(&self, attempt: u32) -> bool {
+        self.running_attempt == Some(attempt)
+    }
+
     pub(crate) fn machine(&self) -> Result<Trial, StoreError> {
         let state = TrialState::parse(&self.state, self.running_attempt)
             .ok_or_else(|| StoreError::Corrupt(format!("trial {} is {}", self.name(), self.state)))?;
@@ -52,15 +64,25 @@ impl TrialCore {
     }
 }
 
+/// The columns and tables of a [`TrialCore`]; more columns may be put between.
+macro_rules! core {
+    ($more:literal) => {
+        concat!(
+            "SELECT t.id, t.study, s.name AS study_name, s.state AS study_state, t.number, t.state, \
+             t.running_attempt, t.attempts, t.failures, t.losses, t.epochs, t.epochs_wanted, t.objective, \
+             t.val_loss, t.best_val_loss, t.best_epoch, a.worker",
+            $more,
+            " FROM trials t JOIN studies s ON s.id = t.study
+              LEFT JOIN attempts a ON a.trial = t.id AND a.attempt = t.attempts
+              WHERE t.id = ?"
+        )
+    };
+}
+pub(crate) use core;
+
 /// Loads a trial.
 pub(crate) async fn load(tx: &mut Tx, id: i64) -> Result<Option<TrialCore>, StoreError> {
-    let sql = "SELECT t.id, t.study, s.name AS study_name, t.number, t.state, t.running_attempt, t.attempts,
-                      t.failures, t.losses, t.epochs, t.epochs_wanted, t.objective, t.val_loss, t.best_val_loss,
-                      t.best_epoch, a.worker
-               FROM trials t JOIN studies s ON s.id = t.study
-               LEFT JOIN attempts a ON a.trial = t.id AND a.attempt = t.attempts
-               WHERE t.id = ?";
-    Ok(sqlx::query_as(sql).bind(id).fetch_optional(&mut tx.conn).await?)
+    Ok(sqlx::query_as(core!("")).bind(id).fetch_optional(&mut tx.conn).await?)
 }
 
 /// Loads the trial that an attempt holds, or refuses the attempt as stale.
@@ -69,15 +91,15 @@ pub(crate) async fn load_held(tx: &mut Tx, held: Held) -> Result<TrialCore, Stor
         let text = format!("attempt {} holds no trial: there is no trial {}", held.attempt, held.trial);
         return Err(Refusal::new(reason::STALE_ATTEMPT, text).into());
     };
-    if trial.running_attempt != Some(held.attempt) {
+    if !trial.is_held_by(held.attempt) {
         return Err(stale(&trial, held.attempt));
     }
     Ok(trial)
 }
 
-/// A fenced statement that has met no row: the attempt does not hold its trial.
-pub(crate) fn fence_held(rows: u64, held: Held) -> Result<(), StoreError> {
-    if rows == 1 {
+/// A fenced statement that has met fewer rows than it should: the attempt does not hold its trial.
+pub(crate) fn fence_held(met: u64, wanted: usize, held: Held) -> Result<(), StoreError> {
+    if usize::try_from(met) == Ok(wanted) {
         return Ok(());
     }
     let text = format!("attempt {} does not hold trial {} any more", held.attempt, held.trial);
@@ -109,6 +131,11 @@ pub(crate) async fn step(
     })?;
     let order_why = why;
     let why = told(&change, why);
+    for effect in &change.effects {
+        if let Effect::EndAttempt { attempt, outcome } = *effect {
+            end_attempt(tx, trial, attempt, outcome, &why).await?;
+        }
+    }
     save(tx, trial, &before, &change, &why).await?;
     tx.after.push(After::Stepped {
         study: trial.study_name.clone(),
@@ -124,7 +151,7 @@ pub(crate) async fn step(
             let (worker, reason) = (trial.worker.clone().unwrap_or_default(), order_why.to_owned());
             tx.after.push(After::Order { held, worker, order, reason });
         }
-        apply(tx, trial, *effect, &change.next, &why).await?;
+        follow(tx, trial, *effect, &change.next, &why).await?;
     }
     Ok(change.next.state)
 }
@@ -152,6 +179,7 @@ fn told(change: &trial::Transition, why: &str) -> String {
     }
 }
 
+/// Writes the trial as the change has it; with the seconds of all its attempts, where one has ended.
 async fn save(
     tx: &mut Tx,
     trial: &TrialCore,
@@ -168,7 +196,9 @@ async fn save(
         "UPDATE trials SET state = ?4, running_attempt = ?5, attempts = ?6, failures = ?7, losses = ?8, reason = ?9,
              started_at_ms = CASE WHEN ?4 = 'RUNNING' THEN coalesce(started_at_ms, ?10) ELSE started_at_ms END,
              ended_at_ms = CASE WHEN ?11 THEN ?10 END,
-             avoid_worker = CASE WHEN ?12 THEN ?13 ELSE avoid_worker END"
+             avoid_worker = CASE WHEN ?12 THEN ?13 ELSE avoid_worker END,
+             seconds = CASE WHEN ?2 IS NOT NULL AND ?5 IS NOT ?2
+                            THEN (SELECT sum(a.seconds) FROM attempts a WHERE a.trial = ?1) ELSE seconds END"
     );
     let done = sqlx::query(sql)
         .bind(trial.id)
@@ -192,7 +222,8 @@ async fn save(
     Ok(())
 }
 
-async fn apply(
+/// What follows from a change that is written.
+async fn follow(
     tx: &mut Tx,
     trial: &TrialCore,
     effect: Effect,
@@ -202,8 +233,7 @@ async fn apply(
     match effect {
         // The lease that starts an attempt writes its row: it knows the worker. Orders are sent by the caller.
         Effect::StartAttempt { .. } | Effect::Order { .. } => {}
-        Effect::EndAttempt { attempt, outcome } => {
-            end_attempt(tx, trial, attempt, outcome, why).await?;
+        Effect::EndAttempt { outcome, .. } => {
             let returned = next.state == TrialState::Queued && outcome != Outcome::Released;
             if returned {
                 tx.after.push(After::Returned { trial: trial.id });
@@ -212,7 +242,7 @@ async fn apply(
         Effect::Wake => {
             tx.after.push(After::Wake);
             let fields = json!({"state": next.state.name(), "reason": why});
-            events::write(tx, trial.study, "trial.queued", (trial.number, next.attempts), &fields).await?;
+            events::add(tx, trial.study, "trial.queued", (trial.number, next.attempts), &fields);
         }
         Effect::JudgeStudy => {
             let fields = json!({
@@ -220,14 +250,14 @@ async fn apply(
                 "objective": trial.objective, "val_loss": trial.val_loss,
                 "best_val_loss": trial.best_val_loss, "best_epoch": trial.best_epoch,
             });
-            events::write(tx, trial.study, "trial.ended", (trial.number, next.attempts), &fields).await?;
+            events::add(tx, trial.study, "trial.ended", (trial.number, next.attempts), &fields);
             studies::judge(tx, trial.study).await?;
         }
     }
     Ok(())
 }
 
-/// Ends an attempt. Its seconds are those it measured, until its worker has said otherwise.
+/// Ends the attempt that holds the trial. Its seconds are those it measured, unless its worker has said otherwise.
 async fn end_attempt(
     tx: &mut Tx,
     trial: &TrialCore,
@@ -238,7 +268,8 @@ async fn end_attempt(
     let sql = "UPDATE attempts SET outcome = ?3, reason = ?4, ended_at_ms = ?5,
                    seconds = max(seconds, (SELECT coalesce(sum(m.seconds), 0) FROM measurements m
                                            WHERE m.trial = ?1 AND m.attempt = ?2))
-               WHERE trial = ?1 AND attempt = ?2 AND outcome IS NULL";
+               WHERE trial = ?1 AND attempt = ?2 AND outcome IS NULL
+                 AND EXISTS (SELECT 1 FROM trials t WHERE t.id = ?1 AND t.running_attempt = ?2)";
     let done = sqlx::query(sql)
         .bind(trial.id)
         .bind(attempt)
@@ -248,15 +279,8 @@ async fn end_attempt(
         .execute(&mut tx.conn)
         .await?;
     if done.rows_affected() != 1 {
-        let text = format!("attempt {attempt} of {} had ended before", trial.name());
-        return Err(StoreError::Corrupt(text));
+        return Err(stale(trial, attempt));
     }
-    sqlx::query(
-        "UPDATE trials SET seconds = (SELECT sum(seconds) FROM attempts WHERE trial = ?1) WHERE id = ?1",
-    )
-    .bind(trial.id)
-    .execute(&mut tx.conn)
-    .await?;
     tx.after.push(After::Ended { held: Held { trial: trial.id, attempt } });
     Ok(())
 }

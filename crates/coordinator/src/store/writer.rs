@@ -1,6 +1,7 @@
 //! The one writer: requests queue up, a batch of them shares a transaction and its fsync, each with a savepoint of
 //! its own so that a bad one fails alone. Answers go out after the commit, and so do its effects on the living.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::events::{self, Pending};
 use super::{Specs, StoreError, now_ms};
 use crate::live::Live;
 
@@ -20,7 +22,7 @@ const QUEUE_MAX: usize = 4096;
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Requests that share a commit at most, and how long a batch may collect.
 const BATCH_MAX: usize = 256;
-const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
+const BATCH_TIME_MAX: Duration = Duration::from_millis(10);
 
 /// A future in a box, as a closure over a transaction gives it.
 pub(crate) type Boxed<'c, T> = Pin<Box<dyn Future<Output = T> + Send + 'c>>;
@@ -77,6 +79,10 @@ pub(crate) struct Tx {
     /// Wall-clock time of the request, for the record.
     pub(crate) at_ms: i64,
     pub(crate) after: Vec<After>,
+    /// Events that are written with the commit.
+    pub(crate) events: Vec<Pending>,
+    /// Answers remembered for a worker since old ones were last removed.
+    pub(crate) remembered: HashMap<String, u32>,
     pub(crate) specs: Specs,
     pub(crate) live: Arc<Live>,
 }
@@ -108,7 +114,8 @@ impl Writer {
         fatal: oneshot::Sender<String>,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let tx = Tx { conn, at_ms: now_ms(), after: Vec::new(), specs, live };
+        let (after, events) = (Vec::new(), Vec::new());
+        let tx = Tx { conn, at_ms: now_ms(), after, events, remembered: HashMap::new(), specs, live };
         let task = tokio::spawn(async move {
             if let Err(error) = run(tx, queue).await {
                 tracing::error!(%error, "the store has failed");
@@ -160,6 +167,7 @@ async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreErro
         let mut settles = Vec::new();
         let outcome = batch(&mut tx, first, &mut queue, &mut settles).await;
         let after = std::mem::take(&mut tx.after);
+        tx.events.clear();
         match outcome {
             Ok(()) => {
                 tx.live.apply(after);
@@ -203,6 +211,7 @@ async fn batch(
         }
     }
     spoilt?;
+    events::flush(tx).await?;
     sqlx::query("COMMIT").execute(&mut tx.conn).await?;
     Ok(())
 }
@@ -210,7 +219,7 @@ async fn batch(
 /// One request in its savepoint. Gives false where the transaction can take no more.
 async fn request(tx: &mut Tx, job: Job, spoilt: &mut Result<(), StoreError>) -> (bool, Option<Settle>) {
     tx.at_ms = now_ms();
-    let mark = tx.after.len();
+    let (mark, told) = (tx.after.len(), tx.events.len());
     if spoilt.is_ok() {
         *spoilt = sqlx::query("SAVEPOINT request").execute(&mut tx.conn).await.map(drop).map_err(Into::into);
     }
@@ -223,6 +232,7 @@ async fn request(tx: &mut Tx, job: Job, spoilt: &mut Result<(), StoreError>) -> 
         Ok(true) => "RELEASE request",
         Ok(false) => {
             tx.after.truncate(mark);
+            tx.events.truncate(told);
             "ROLLBACK TO request; RELEASE request"
         }
         Err(error) => {
