@@ -2,19 +2,26 @@
 //! of weight: leases are adopted from the store, the rest comes back by itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kapell_dispatch::lease::BeatAnswer;
 use kapell_dispatch::{Held, LeaseTable, Order};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::store::now_ms;
 use crate::store::writer::After;
 
 /// Orders that wait for a worker's stream; the rest is repeated with the next beat.
 const ORDERS_MAX: usize = 256;
+
+/// Waiting workers that all look at the queue when something has come into it; of more than these only some do.
+const WOKEN_MAX: usize = 64;
+const WOKEN_SOME: usize = 16;
+/// How often a waiting worker looks without a wake: a trial that is kept for another worker is offered to it later.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What is pushed to a worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,13 +44,19 @@ struct LiveWorker {
     heard: Duration,
     heard_ms: i64,
     orders: Option<mpsc::Sender<Push>>,
+    /// The process that has this name and whether it is to leave, as the store said when it was last asked.
+    known: Option<(String, bool)>,
+    /// How often that has changed.
+    changes: u64,
 }
 
 pub(crate) struct Live {
     epoch: Instant,
     pub(crate) lease: Duration,
     inner: Mutex<Inner>,
-    queue: watch::Sender<u64>,
+    queue: Notify,
+    /// Requests for work that wait.
+    waiting: AtomicUsize,
     told: watch::Sender<i64>,
     closing: watch::Sender<bool>,
     space_low: AtomicBool,
@@ -58,7 +71,8 @@ impl Live {
             epoch: Instant::now(),
             lease,
             inner: Mutex::new(inner),
-            queue: watch::Sender::new(0),
+            queue: Notify::new(),
+            waiting: AtomicUsize::new(0),
             told: watch::Sender::new(0),
             closing: watch::Sender::new(false),
             space_low: AtomicBool::new(false),
@@ -98,6 +112,11 @@ impl Live {
                 After::Unwish { held } => inner.table.wish(held, None),
                 After::Returned { trial } => drop(inner.returned.insert(trial, now)),
                 After::Drain { worker } => inner.push(&worker, Push::Drain),
+                After::WorkerChanged { worker } => {
+                    if let Some(entry) = inner.workers.get_mut(&worker) {
+                        (entry.known, entry.changes) = (None, entry.changes + 1);
+                    }
+                }
                 After::Wake => wake = true,
                 After::Told { seq } => newest = Some(seq),
             }
@@ -111,14 +130,27 @@ impl Live {
         }
     }
 
-    /// Has every waiting worker look at the queue.
-    pub(crate) fn wake(&self) {
-        self.queue.send_modify(|version| *version = version.wrapping_add(1));
+    /// Has waiting workers look at the queue: all of them where they are few, and otherwise some, each of which has
+    /// another one look where it found something (see [`Live::pass_on`]). Whom that misses looks by himself soon.
+    fn wake(&self) {
+        if self.waiting.load(Ordering::Relaxed) <= WOKEN_MAX {
+            self.queue.notify_waiters();
+        } else {
+            (0..WOKEN_SOME).for_each(|_| self.queue.notify_one());
+        }
     }
 
-    /// Changes when there may be something to lease.
-    pub(crate) fn queue(&self) -> watch::Receiver<u64> {
-        self.queue.subscribe()
+    /// Somebody found something in the queue: there may be more.
+    pub(crate) fn pass_on(&self) {
+        if self.waiting.load(Ordering::Relaxed) > WOKEN_MAX {
+            self.queue.notify_one();
+        }
+    }
+
+    /// Counts a request for work that waits, as long as it lives.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self)
     }
 
     /// The newest event's number; changes with every commit that tells something.
@@ -143,6 +175,8 @@ impl Live {
             heard: now,
             heard_ms: 0,
             orders: None,
+            known: None,
+            changes: 0,
         });
         entry.heard = now;
         entry.heard_ms = now_ms();
@@ -151,7 +185,24 @@ impl Live {
     /// A process has registered as `worker`.
     pub(crate) fn registered(&self, worker: &str) {
         self.heard(worker);
-        self.wake();
+    }
+
+    /// Whether this process of a worker is to leave, if that is known without asking the store; else the number of
+    /// changes that [`Live::remember`] wants to know.
+    pub(crate) fn known(&self, worker: &str, incarnation: &str) -> Result<bool, u64> {
+        let inner = self.inner();
+        let Some(entry) = inner.workers.get(worker) else { return Err(0) };
+        match &entry.known {
+            Some((known, draining)) if known == incarnation => Ok(*draining),
+            _ => Err(entry.changes),
+        }
+    }
+
+    /// Remembers what the store says of a worker, unless it has changed since it was asked.
+    pub(crate) fn remember(&self, worker: &str, incarnation: &str, draining: bool, changes: u64) {
+        if let Some(entry) = self.inner().workers.get_mut(worker).filter(|w| w.changes == changes) {
+            entry.known = Some((incarnation.to_owned(), draining));
+        }
     }
 
     /// Opens the channel on which `worker` is pushed its orders. The newest stream gets them.
@@ -238,6 +289,28 @@ impl Live {
         let mut inner = self.inner();
         inner.workers.retain(|_, w| now.saturating_sub(w.heard) < DAY);
         inner.returned.retain(|_, at| now.saturating_sub(*at) < DAY);
+    }
+}
+
+/// A request for work that waits.
+pub(crate) struct Waiting<'a>(&'a Live);
+
+impl Waiting<'_> {
+    /// Ends when there may be something to lease. Takes notice from its first poll or `enable` on.
+    pub(crate) fn woken(&self) -> Notified<'_> {
+        self.0.queue.notified()
+    }
+
+    /// How long to wait for a wake before looking at the queue all the same: the more wait, the longer.
+    pub(crate) fn pause(&self) -> Duration {
+        let waiting = u64::try_from(self.0.waiting.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        Duration::from_millis(waiting.saturating_mul(2)).max(LOOK_AGAIN)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -17,8 +17,8 @@ use kapell_rpc::v1::worker_service_server::WorkerServiceServer;
 use kapell_rpc::{REASON_KEY, reason};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 
 use crate::blobs::Blobs;
@@ -90,7 +90,6 @@ pub(crate) fn serve(
         .max_concurrent_streams(Some(STREAMS_MAX))
         .initial_stream_window_size(Some(WINDOW_BYTES))
         .initial_connection_window_size(Some(4 * WINDOW_BYTES))
-        .tcp_nodelay(true)
         .add_service(studies)
         .add_service(workers)
         .add_service(blobs)
@@ -99,7 +98,10 @@ pub(crate) fn serve(
         // An error means that the coordinator is gone altogether.
         drop(closing.wait_for(|closing| *closing).await);
     };
-    tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed))
+    // Said here: the server's own setting is for listeners that it opens itself, and without it every other answer
+    // waits 40 ms for the other side's acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed))
 }
 
 /// A status with its reason where machines look for it.

@@ -10,6 +10,7 @@ pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod finish;
 pub(crate) mod lease;
+mod many;
 pub(crate) mod models;
 mod open;
 pub(crate) mod promote;

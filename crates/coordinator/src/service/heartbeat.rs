@@ -12,7 +12,7 @@ use tonic::{Response, Status, Streaming};
 use super::{Shared, bad_request, is_gone};
 use crate::live::Push;
 use crate::store::upkeep;
-use crate::store::workers::{self, WorkerRow};
+use crate::store::workers;
 
 /// Answers that wait to be sent.
 const ANSWERS_MAX: usize = 64;
@@ -45,7 +45,7 @@ async fn serve(
 ) -> Result<(), Status> {
     let Some(first) = beats.next().await.transpose()? else { return Ok(()) };
     let (worker, incarnation) = (first.worker.clone(), first.incarnation.clone());
-    known(shared, &worker, &incarnation).await?;
+    is_draining(shared, &worker, &incarnation).await?;
     let mut pushed = shared.live.attach(&worker);
     let mut closing = shared.live.closing();
     let mut next = Some(first);
@@ -55,7 +55,7 @@ async fn serve(
                 if beat.worker != worker || beat.incarnation != incarnation {
                     return Err(bad_request("a heartbeat channel is one worker's"));
                 }
-                let drain = known(shared, &worker, &incarnation).await?.state == "draining";
+                let drain = is_draining(shared, &worker, &incarnation).await?;
                 answer(shared, beat, drain).await?
             }
             None => tokio::select! {
@@ -80,10 +80,16 @@ async fn serve(
     }
 }
 
-/// A worker whose name another process has taken is told so with its next beat.
-async fn known(shared: &Shared, worker: &str, incarnation: &str) -> Result<WorkerRow, Status> {
+/// Whether a worker is to leave. One whose name another process has taken is told so with its next beat.
+async fn is_draining(shared: &Shared, worker: &str, incarnation: &str) -> Result<bool, Status> {
+    let changes = match shared.live.known(worker, incarnation) {
+        Ok(draining) => return Ok(draining),
+        Err(changes) => changes,
+    };
     let mut conn = shared.store.readers.acquire().await.map_err(crate::store::StoreError::from)?;
-    Ok(workers::known(&mut conn, worker, incarnation).await?)
+    let draining = workers::known(&mut conn, worker, incarnation).await?.state == "draining";
+    shared.live.remember(worker, incarnation, draining, changes);
+    Ok(draining)
 }
 
 async fn answer(shared: &Shared, beat: v1::Beat, drain: bool) -> Result<v1::Orders, Status> {

@@ -1,6 +1,6 @@
 //! What workers say. Every write carries (trial, attempt), and is refused if the attempt does not hold the trial.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use kapell_dispatch::{Held, Outcome};
@@ -134,9 +134,11 @@ impl Workers {
     /// Asks the queue, and again whenever something has come into it, until there is work or the time is over.
     async fn wait_for_work(&self, ask: Ask, wait: Duration) -> Result<Vec<v1::Work>, Status> {
         let deadline = tokio::time::Instant::now() + wait;
-        let (mut queue, mut closing) = (self.0.live.queue(), self.0.live.closing());
+        let (waiting, mut closing) = (self.0.live.wait(), self.0.live.closing());
         loop {
-            queue.mark_unchanged();
+            // Before the look at the queue: what comes in behind it must not be missed.
+            let mut woken = pin!(waiting.woken());
+            woken.as_mut().enable();
             let pause = if self.space_is_low() {
                 BACK_OFF
             } else {
@@ -148,14 +150,14 @@ impl Workers {
                     .write(move |tx| Box::pin(async move { lease::lease(tx, &ask).await }))
                     .await?;
                 if !leased.is_empty() {
+                    self.0.live.pass_on();
                     return leased.into_iter().map(|l| wire::work(l).map_err(Into::into)).collect();
                 }
-                // A trial that is kept for another worker is offered to this one later, without a wake.
-                BACK_OFF * 2
+                waiting.pause()
             };
             let again = (tokio::time::Instant::now() + pause).min(deadline);
             tokio::select! {
-                _ = queue.changed() => {}
+                () = woken => {}
                 () = tokio::time::sleep_until(again) => {}
                 _ = closing.wait_for(|closing| *closing) => return Ok(Vec::new()),
             }

@@ -1,8 +1,13 @@
 //! The history of studies: written with the change it tells of, read by whoever watches.
 
-use serde_json::{Value, json};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments};
 use sqlx::{FromRow, SqliteConnection};
 
+use super::many::{Many, WIDEST};
 use super::writer::After;
 use super::{StoreError, Tx};
 
@@ -36,17 +41,25 @@ pub(crate) fn add(tx: &mut Tx, study: i64, kind: &'static str, (trial, attempt):
     tx.events.push(Pending { study, kind, at_ms, trial, attempt, json });
 }
 
+static INSERT: LazyLock<Many> = LazyLock::new(|| {
+    let sql = "INSERT INTO events (study, type, at_ms, trial, attempt, json)
+               SELECT m.* FROM (VALUES :rows) m WHERE m.column1 IS NOT NULL";
+    Many::new(sql, 6)
+});
+
 /// Writes what has been added, in order.
 pub(crate) async fn flush(tx: &mut Tx) -> Result<(), StoreError> {
-    if tx.events.is_empty() {
-        return Ok(());
+    let events = std::mem::take(&mut tx.events);
+    for some in events.chunks(WIDEST) {
+        let rows = |query| {
+            some.iter().fold(query, |query: Query<'_, Sqlite, SqliteArguments>, e| {
+                let query = query.bind(e.study).bind(e.kind).bind(e.at_ms);
+                query.bind(e.trial).bind(e.attempt).bind(e.json.as_str())
+            })
+        };
+        let done = INSERT.query(some.len(), |query| query, rows).execute(&mut tx.conn).await?;
+        tx.after.push(After::Told { seq: done.last_insert_rowid() });
     }
-    let row = |e: Pending| json!([e.study, e.kind, e.at_ms, e.trial, e.attempt, e.json]);
-    let rows = Value::Array(std::mem::take(&mut tx.events).into_iter().map(row).collect());
-    let sql = "INSERT INTO events (study, type, at_ms, trial, attempt, json)
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)";
-    let done = sqlx::query(sql).bind(rows.to_string()).execute(&mut tx.conn).await?;
-    tx.after.push(After::Told { seq: done.last_insert_rowid() });
     Ok(())
 }
 

@@ -8,10 +8,11 @@ use kapell_dispatch::{Held, TrialEvent, TrialState};
 use kapell_rpc::reason;
 use kapell_search::study::{At, Metric, Objective};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::SqliteConnection;
 
+use super::many::{Many, WIDEST};
 use super::rows::MeasurementRow;
-use super::trials::{self, TrialCore, fence_held, fenced};
+use super::trials::{self, TrialCore, fence_held, fenced, fenced_last};
 use super::{Refusal, StoreError, Tx, divergence, events};
 
 /// What the measurements of a lineage come to.
@@ -178,52 +179,27 @@ async fn measured(
     Ok(known.into_iter().map(Into::into).collect())
 }
 
-/// Rows of one statement: as many as fit, the rest NULL and passed over, so that few statements are ever prepared.
-/// (Bound one by one, not as JSON: a loss must come back as the very number that came in.)
-const WIDTHS: [usize; 4] = [1, 8, 32, WIDEST];
-const WIDEST: usize = 256;
-const COLUMNS: usize = 6;
-
-static INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| WIDTHS.map(insert_sql));
-
-fn insert_sql(width: usize) -> String {
-    let row = |i: usize| {
-        let first = 5 + i * COLUMNS;
-        let places: Vec<String> = (first..first + COLUMNS).map(|n| format!("?{n}")).collect();
-        format!("({})", places.join(", "))
-    };
-    let rows: Vec<String> = (0..width).map(row).collect();
-    fenced!(
+static INSERT: LazyLock<Many> = LazyLock::new(|| {
+    let sql = fenced_last!(
         "INSERT INTO measurements (trial, attempt, at_ms, epoch, train_loss, val_loss, seconds, tokens_per_s,
              weights_digest)
-         SELECT ?1, ?2, ?4, m.* FROM trials JOIN (VALUES :rows) m ON m.column1 IS NOT NULL"
-    )
-    .replace(":rows", &rows.join(", "))
-}
+         SELECT id, running_attempt, ?, m.* FROM trials JOIN (VALUES :rows) m ON m.column1 IS NOT NULL"
+    );
+    Many::new(sql, 6)
+});
 
 async fn insert(tx: &mut Tx, held: Held, rows: &[&Measurement]) -> Result<(), StoreError> {
-    let widths = WIDTHS.iter().zip(INSERTS.iter());
-    let (width, sql) = widths
-        .into_iter()
-        .find(|(width, _)| **width >= rows.len())
-        .ok_or_else(|| StoreError::Corrupt("more measurements than a statement takes".into()))?;
-    let mut query = sqlx::query(AssertSqlSafe(sql.as_str()))
-        .bind(held.trial)
-        .bind(held.attempt)
-        .bind(TrialState::Running { attempt: held.attempt }.name())
-        .bind(tx.at_ms);
-    for m in rows {
-        query = query
-            .bind(m.epoch)
-            .bind(m.train_loss)
-            .bind(m.val_loss)
-            .bind(m.seconds)
-            .bind(m.tokens_per_s)
-            .bind(m.weights_digest.as_str());
-    }
-    for _ in rows.len() * COLUMNS..width * COLUMNS {
-        query = query.bind(None::<i64>);
-    }
-    let done = query.execute(&mut tx.conn).await?;
+    let query = INSERT.query(
+        rows.len(),
+        |query| query.bind(tx.at_ms),
+        |query| {
+            rows.iter().fold(query, |query, m| {
+                let query = query.bind(m.epoch).bind(m.train_loss).bind(m.val_loss);
+                query.bind(m.seconds).bind(m.tokens_per_s).bind(m.weights_digest.as_str())
+            })
+        },
+    );
+    let state = TrialState::Running { attempt: held.attempt }.name();
+    let done = query.bind(held.trial).bind(held.attempt).bind(state).execute(&mut tx.conn).await?;
     fence_held(done.rows_affected(), rows.len(), held)
 }

@@ -1,7 +1,9 @@
 //! Trials in the database: loaded, asked of the state machine, written back where they still are as loaded.
 
 use kapell_dispatch::trial::{self, RetryPolicy};
-use kapell_dispatch::{Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState};
+use kapell_dispatch::{
+    Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState,
+};
 use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
@@ -17,6 +19,14 @@ macro_rules! fenced {
     };
 }
 pub(crate) use fenced;
+
+/// The same fence for a statement whose parameters have no numbers: the three are bound last.
+macro_rules! fenced_last {
+    ($before:literal) => {
+        concat!($before, " WHERE id = ? AND running_attempt IS ? AND state = ?")
+    };
+}
+pub(crate) use fenced_last;
 
 /// What decisions about a trial need to know of it.
 #[derive(Debug, Clone, FromRow)]

@@ -88,6 +88,7 @@ pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreEr
         .bind(tx.at_ms)
         .execute(&mut tx.conn)
         .await?;
+    tx.after.push(After::WorkerChanged { worker: new.name.clone() });
     tracing::info!(
         worker = new.name,
         incarnation = new.incarnation,
@@ -157,6 +158,7 @@ pub(crate) async fn control(tx: &mut Tx, name: &str, state: &'static str) -> Res
     if done.rows_affected() != 1 {
         return Err(not_found(format!("there is no worker \"{name}\"")));
     }
+    tx.after.push(After::WorkerChanged { worker: name.to_owned() });
     match state {
         "draining" => tx.after.push(After::Drain { worker: name.to_owned() }),
         _ => tx.after.push(After::Wake),

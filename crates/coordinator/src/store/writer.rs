@@ -67,6 +67,10 @@ pub(crate) enum After {
     Told {
         seq: i64,
     },
+    /// What is on record of a worker has changed.
+    WorkerChanged {
+        worker: String,
+    },
     /// A worker is to be told to leave.
     Drain {
         worker: String,
@@ -197,7 +201,7 @@ async fn batch(
 ) -> Result<(), StoreError> {
     let begun = Instant::now();
     let mut next = Some(first);
-    let mut spoilt = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await.map(drop).map_err(Into::into);
+    let mut spoilt = execute(tx, "BEGIN IMMEDIATE").await;
     while let Some(job) = next.take() {
         let (stands, settle) = request(tx, job, &mut spoilt).await;
         if let Some(settle) = settle {
@@ -212,7 +216,11 @@ async fn batch(
     }
     spoilt?;
     events::flush(tx).await?;
-    sqlx::query("COMMIT").execute(&mut tx.conn).await?;
+    execute(tx, "COMMIT").await
+}
+
+async fn execute(tx: &mut Tx, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::query(sql).execute(&mut tx.conn).await?;
     Ok(())
 }
 
@@ -221,27 +229,31 @@ async fn request(tx: &mut Tx, job: Job, spoilt: &mut Result<(), StoreError>) -> 
     tx.at_ms = now_ms();
     let (mark, told) = (tx.after.len(), tx.events.len());
     if spoilt.is_ok() {
-        *spoilt = sqlx::query("SAVEPOINT request").execute(&mut tx.conn).await.map(drop).map_err(Into::into);
+        *spoilt = execute(tx, "SAVEPOINT request").await;
     }
     if spoilt.is_err() {
         // Dropping the job closes its answer channel: the request is told that the store is closed.
         return (false, None);
     }
     let (stands, settle) = job(tx).await;
-    let ended = match stands {
-        Ok(true) => "RELEASE request",
+    let back = match stands {
+        Ok(true) => Ok(()),
         Ok(false) => {
             tx.after.truncate(mark);
             tx.events.truncate(told);
-            "ROLLBACK TO request; RELEASE request"
+            execute(tx, "ROLLBACK TO request").await
         }
         Err(error) => {
             *spoilt = Err(error);
             return (false, Some(settle));
         }
     };
-    if let Err(error) = sqlx::raw_sql(ended).execute(&mut tx.conn).await {
-        *spoilt = Err(error.into());
+    let ended = match back {
+        Ok(()) => execute(tx, "RELEASE request").await,
+        failed => failed,
+    };
+    if ended.is_err() {
+        *spoilt = ended;
     }
     (spoilt.is_ok(), Some(settle))
 }
