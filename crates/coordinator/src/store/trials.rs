@@ -12,10 +12,11 @@ use super::writer::After;
 use super::{Refusal, StoreError, Tx, events, studies};
 
 /// The fence, written once: `?1` the trial, `?2` the attempt that holds it (NULL: none), `?3` its state.
-/// Every write that a worker causes has it in its own statement.
+/// Every write that a worker causes has it in its own statement. (The plus keeps SQLite from looking at the bound state
+/// for a partial index: it would prepare the statement anew each time.)
 macro_rules! fenced {
     ($before:literal) => {
-        concat!($before, " WHERE id = ?1 AND running_attempt IS ?2 AND state = ?3")
+        concat!($before, " WHERE id = ?1 AND running_attempt IS ?2 AND +state = ?3")
     };
 }
 pub(crate) use fenced;
@@ -23,7 +24,7 @@ pub(crate) use fenced;
 /// The same fence for a statement whose parameters have no numbers: the three are bound last.
 macro_rules! fenced_last {
     ($before:literal) => {
-        concat!($before, " WHERE id = ? AND running_attempt IS ? AND state = ?")
+        concat!($before, " WHERE id = ? AND running_attempt IS ? AND +state = ?")
     };
 }
 pub(crate) use fenced_last;
