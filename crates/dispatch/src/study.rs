@@ -18,6 +18,8 @@
 
 use thiserror::Error;
 
+use crate::trial::Order;
+
 /// Where a study stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StudyState {
@@ -45,6 +47,12 @@ impl StudyState {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+
+    /// What the workers of its running trials are to do, repeated with every beat.
+    #[must_use]
+    pub fn wish(self) -> Option<Order> {
+        (self == Self::Paused).then_some(Order::Pause)
     }
 
     /// Has it ended? (A retry of one of its trials can open it again.)
