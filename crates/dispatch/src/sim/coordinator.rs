@@ -152,7 +152,9 @@ impl World {
                     let clock = self.clock();
                     self.coordinator.reactor.heard(clock, &name);
                 }
-                self.answer(from, done.map(|()| Reply::Registered), None);
+                let fact = Fact::Registered { worker: from.worker, process: from.process };
+                let fact = done.is_ok().then_some(fact);
+                self.answer(from, done.map(|()| Reply::Registered), fact);
             }
             Request::Report { held, rows } => {
                 let done = self.write(Some(held), |s| s.report(held, &rows));
@@ -338,7 +340,7 @@ impl World {
         match done {
             Ok(works) if works.is_empty() => {
                 self.coordinator.working = before;
-                if self.now >= until_us {
+                if self.now >= until_us || self.coordinator.working.answered(&ask.request) {
                     self.send_reply(from, &Reply::Work(Vec::new()));
                 } else {
                     self.coordinator.waiting.push(Waiting { from, ask, until_us });

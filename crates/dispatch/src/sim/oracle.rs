@@ -25,6 +25,7 @@ pub(super) enum Fact {
     Checkpoint(Held, u32),
     Finished(Held, Outcome),
     Leased(Name, Vec<Held>),
+    Registered { worker: usize, process: u32 },
 }
 
 /// When an attempt may be lost for want of beats, and when it must have been.
@@ -45,8 +46,8 @@ pub(super) struct Oracle {
     deadlines: HashMap<Held, Deadline>,
     /// Attempts that may be lost: their lease ran out, or their worker is another process now.
     may_be_lost: BTreeSet<Held>,
-    /// The newest process of each worker that has registered.
-    processes: HashMap<usize, u32>,
+    /// The processes of each worker that were told that they are registered, in that order.
+    processes: HashMap<usize, Vec<u32>>,
     idle_since_us: Option<u64>,
 }
 
@@ -108,14 +109,12 @@ impl Oracle {
         }
     }
 
-    pub(super) fn registered(&mut self, worker: usize, process: u32, failed: &mut Option<String>) {
-        let newest = self.processes.entry(worker).or_default();
-        if process < *newest {
-            broken(failed, || {
-                format!("process {process} of worker {worker} is back though {newest} replaced it")
-            });
+    pub(super) fn registered(&self, worker: usize, process: u32, failed: &mut Option<String>) {
+        // (One whose very first word comes after its successor's cannot be told from a newer one.)
+        let known = self.processes.get(&worker).map_or(&[][..], Vec::as_slice);
+        if known.contains(&process) && known.last() != Some(&process) {
+            broken(failed, || format!("process {process} of worker {worker} was replaced, and is back"));
         }
-        *newest = (*newest).max(process);
     }
 
     pub(super) fn granted(&mut self, held: Held, now: u64, plan: &Plan, c: &Coordinator) {
@@ -310,6 +309,12 @@ impl Oracle {
             Fact::Checkpoint(held, epoch) => {
                 let newest = self.checkpoints.entry(held.trial).or_default();
                 *newest = (*newest).max(epoch);
+            }
+            Fact::Registered { worker, process } => {
+                let known = self.processes.entry(worker).or_default();
+                if !known.contains(&process) {
+                    known.push(process);
+                }
             }
             Fact::Finished(held, outcome) => drop(self.finished.insert(held, outcome)),
             Fact::Leased(request, held) => {

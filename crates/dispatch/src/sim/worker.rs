@@ -164,7 +164,8 @@ impl World {
                     let from = From { worker, process: w.process, call };
                     self.counts.retries += 1;
                     self.send_request(from, &request);
-                    let pause = ANSWER_US + self.rng.below(2 * SECOND);
+                    let waits = matches!(request, Request::Lease { .. });
+                    let pause = if waits { 3 * ANSWER_US } else { ANSWER_US } + self.rng.below(2 * SECOND);
                     self.timer(worker, pause, Timer::Again(call));
                 }
             }
@@ -233,7 +234,7 @@ impl World {
         if let Some(held) = held {
             w.drop_work(held);
         }
-        if w.draining && w.works.is_empty() && w.calls.is_empty() {
+        if w.draining && w.works.is_empty() && !w.calls.values().any(|r| of(r).is_some()) {
             let pause = self.rng.range(1, 20) * SECOND;
             self.worker_down(worker, pause);
         } else {

@@ -149,6 +149,13 @@ impl Reference {
         Ok(held.iter().filter_map(|h| self.leased(*h)).collect())
     }
 
+    /// Was this request for work answered before? If nothing of the answer is held any more, there is nothing to
+    /// wait for: whoever asks has to ask anew.
+    #[must_use]
+    pub fn answered(&self, request: &str) -> bool {
+        self.answers.contains_key(request)
+    }
+
     fn remember(&mut self, ask: &Ask, held: &[Held]) {
         let answers = Arc::make_mut(&mut self.answers);
         let answer = Answer::Lease { worker: Arc::clone(&ask.worker), held: held.to_vec() };
