@@ -29,6 +29,8 @@ pub(super) struct Coordinator {
     /// Its wall clock is off by this much.
     pub(super) wall_us: i64,
     committing: bool,
+    /// It ends while it writes the next batch.
+    pub(super) doomed: bool,
     replies: Vec<(From, Reply, Option<Fact>)>,
     waiting: Vec<Waiting>,
     heard: Vec<Held>,
@@ -54,6 +56,7 @@ impl Coordinator {
             ppm,
             wall_us: 0,
             committing: false,
+            doomed: false,
             replies: Vec::new(),
             waiting: Vec::new(),
             heard: Vec::new(),
@@ -116,7 +119,7 @@ impl World {
         let c = &mut self.coordinator;
         c.up = false;
         c.generation += 1;
-        c.committing = false;
+        (c.committing, c.doomed) = (false, false);
         c.replies.clear();
         c.waiting.clear();
         c.heard.clear();
@@ -242,7 +245,12 @@ impl World {
         if !self.coordinator.committing {
             self.coordinator.committing = true;
             let at = self.now + self.rng.range(100, self.plan.commit_us_max);
-            self.schedule(at, Event::Commit(self.coordinator.generation));
+            let generation = self.coordinator.generation;
+            if std::mem::take(&mut self.coordinator.doomed) {
+                let moment = self.now + self.rng.below(at - self.now);
+                self.schedule(moment, Event::CoordinatorCrash(generation));
+            }
+            self.schedule(at, Event::Commit(generation));
         }
         done
     }
@@ -268,7 +276,8 @@ impl World {
     fn settle_commit(&mut self) {
         let c = &mut self.coordinator;
         let after = std::mem::take(&mut c.working.after);
-        self.oracle.committed(&c.committed, &c.working, &self.plan, &mut self.counts, &mut self.failed);
+        let change = (&c.committed, &c.working);
+        self.oracle.committed(self.now, change, &self.plan, &mut self.counts, &mut self.failed);
         c.committed = c.working.clone();
         self.oracle.heard(&c.heard);
         c.heard.clear();

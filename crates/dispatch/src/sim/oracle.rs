@@ -44,8 +44,10 @@ pub(super) struct Oracle {
     finished: BTreeMap<Held, Outcome>,
     leased: HashMap<Name, Vec<Held>>,
     deadlines: HashMap<Held, Deadline>,
-    /// Attempts that may be lost: their lease ran out, or their worker is another process now.
-    may_be_lost: BTreeSet<Held>,
+    /// Attempts whose lease counts as run out.
+    expired: BTreeSet<Held>,
+    /// Attempts whose worker is another process now.
+    replaced: BTreeSet<Held>,
     /// The processes of each worker that were told that they are registered, in that order.
     processes: HashMap<usize, Vec<u32>>,
     idle_since_us: Option<u64>,
@@ -105,7 +107,7 @@ impl Oracle {
                 let attempt = store.trials.get(&h.trial).and_then(|t| t.attempt(h.attempt));
                 attempt.is_some_and(|a| &*a.worker == worker)
             };
-            self.may_be_lost.extend(open_attempts(store).into_iter().filter(of));
+            self.replaced.extend(open_attempts(store).into_iter().filter(of));
         }
     }
 
@@ -122,6 +124,7 @@ impl Oracle {
     }
 
     pub(super) fn adopt(&mut self, open: &[Held], now: u64, plan: &Plan, c: &Coordinator) {
+        self.idle_since_us = None;
         let old = std::mem::take(&mut self.deadlines);
         for &held in open {
             let used = old.get(&held).map_or(Duration::ZERO, |d| d.used);
@@ -173,7 +176,7 @@ impl Oracle {
         if let Some(deadline) = self.deadlines.get(&held).filter(|d| now + SLACK_US < d.us) {
             broken(failed, || format!("{held:?} is lost {} us early", deadline.us - now));
         }
-        self.may_be_lost.insert(held);
+        self.expired.insert(held);
     }
 
     /// A sweep is over. `idle`: a trial waits, and so does a worker that could have it.
@@ -202,9 +205,9 @@ impl Oracle {
 
     /// A batch comes to the disk: `old` becomes `new`.
     pub(super) fn committed(
-        &mut self,
-        old: &Reference,
-        new: &Reference,
+        &self,
+        now: u64,
+        (old, new): (&Reference, &Reference),
         plan: &Plan,
         counts: &mut Counts,
         failed: &mut Option<String>,
@@ -216,7 +219,7 @@ impl Oracle {
                 continue;
             }
             let what = self
-                .change(id, before.map(|b| &**b), row, plan, counts)
+                .change((id, now), before.map(|b| &**b), row, plan, counts)
                 .and_then(|()| check(id, row, plan, new));
             if let Err(what) = what {
                 broken(failed, || format!("trial {id}: {what}: {row:?}"));
@@ -233,7 +236,7 @@ impl Oracle {
     /// May `old` have become `new`?
     fn change(
         &self,
-        id: i64,
+        (id, now): (i64, u64),
         old: Option<&TrialRow>,
         new: &TrialRow,
         plan: &Plan,
@@ -244,6 +247,8 @@ impl Oracle {
         if before.len() > new.attempts.len() {
             return Err("an attempt is gone".to_owned());
         }
+        // In total; who used it up while the coordinator died again and again may be lost.
+        let grace = Duration::from_micros(plan.grace_us);
         for (number, (a, b)) in (1..).zip(before.iter().zip(&new.attempts)) {
             let held = Held { trial: id, attempt: number };
             if a.outcome.is_some() && a.outcome != b.outcome {
@@ -260,7 +265,10 @@ impl Oracle {
             }
             if a.outcome.is_none() && b.outcome == Some(Outcome::Lost) {
                 counts.lost += 1;
-                if plan.mixture.lossless || !self.may_be_lost.contains(&held) {
+                // Whoever was told that he has more time has it, whatever was on its way to the disk.
+                let over = self.deadlines.get(&held).is_none_or(|d| now + SLACK_US >= d.us);
+                let may_be = self.replaced.contains(&held) || over && self.expired.contains(&held);
+                if !may_be || plan.mixture.lossless && a.grace < 3 * grace {
                     return Err(format!("{held:?} is lost without a reason"));
                 }
             }

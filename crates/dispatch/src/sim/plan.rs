@@ -124,6 +124,8 @@ pub(super) struct Plan {
     pub(super) checkpoint_every: u32,
     /// Workers send on without waiting for answers.
     pub(super) pipelined: bool,
+    /// What ends an attempt does not bring its checkpoints along: they were sent before.
+    pub(super) bare: bool,
     pub(super) lease_us: u64,
     pub(super) beat_us: u64,
     pub(super) grace_us: u64,
@@ -183,11 +185,12 @@ impl Plan {
             epoch_us: rng.range(SECOND, 30 * SECOND),
             checkpoint_every: u32::try_from(rng.range(1, 3)).unwrap_or(1),
             pipelined: rng.chance(500),
+            bare: rng.chance(500),
             lease_us,
             beat_us: lease_us / 6,
             grace_us: rng.range(30, 120) * SECOND,
             sweep_us: SECOND,
-            commit_us_max: rng.range(1000, 50_000),
+            commit_us_max: *rng.pick(&[1000, 50_000, 50_000, 3 * SECOND]).unwrap_or(&1000),
             drop: level(rng, mixture.drop_max),
             duplicate: level(rng, mixture.duplicate_max),
             late: level(rng, mixture.late_max),

@@ -108,7 +108,7 @@ impl Row {
         number: 8,
         promise: "clocks do not matter",
         mixture: Mixture::CLOCKS,
-        met: |c| c.jumps > c.seeds && c.lost == 0 && c.crashes > 0,
+        met: |c| c.jumps > c.seeds && c.crashes > 0,
     };
     pub const PARTITIONS: Self = Self {
         number: 10,

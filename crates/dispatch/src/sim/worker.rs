@@ -411,7 +411,7 @@ impl World {
             && (sent || pipelined)
             && !work.finishing
         {
-            let checkpoints = if work.saved > 0 { checkpoints(work.saved) } else { Vec::new() };
+            let checkpoints = if plan.bare || work.saved == 0 { Vec::new() } else { checkpoints(work.saved) };
             calls.push(Request::Finish {
                 held,
                 finish: Arc::new(Finish { outcome, last: false, checkpoints }),

@@ -31,6 +31,7 @@ pub(super) enum Event {
     /// Void for another process of the coordinator than this one.
     Commit(u32),
     Sweep(u32),
+    CoordinatorCrash(u32),
     CoordinatorUp,
     WorkerUp(usize),
     /// Void for another process of the worker than this one.
@@ -199,6 +200,11 @@ impl World {
                     self.sweep();
                 }
             }
+            Event::CoordinatorCrash(generation) => {
+                if self.coordinator.generation == generation && !self.quiet {
+                    self.coordinator_crash();
+                }
+            }
             Event::CoordinatorUp => {
                 if !self.coordinator.up {
                     self.coordinator_up();
@@ -244,7 +250,9 @@ impl World {
                 w.stalled_us = until;
             }
             Fault::Crash => {
-                if self.coordinator.up {
+                if self.rng.chance(700) {
+                    self.coordinator.doomed = true;
+                } else if self.coordinator.up {
                     self.coordinator_crash();
                 }
             }
