@@ -375,7 +375,9 @@ impl World {
         for (held, _) in self.coordinator.reactor.expired(clock) {
             self.note(|| format!("expired: {held:?}"));
             self.oracle.sweeping(held, self.now, &self.coordinator.working, &mut self.failed);
-            self.write(None, |s| s.lose(held)).ok();
+            // It waits for the writer like everybody else.
+            let at = self.now + self.rng.below(self.plan.commit_us_max);
+            self.schedule(at, Event::Lose(self.coordinator.generation, held));
         }
         let idle = self.trial_waits_though_asked_for();
         self.oracle.swept(idle, self.now, &self.plan, &self.coordinator, &mut self.failed);

@@ -188,7 +188,7 @@ impl Oracle {
         c: &Coordinator,
         failed: &mut Option<String>,
     ) {
-        let late_us = 2 * plan.sweep_us + plan.commit_us_max;
+        let late_us = 2 * (plan.sweep_us + plan.commit_us_max);
         for held in open_attempts(&c.committed) {
             let due = self.deadlines.get(&held).map_or(0, |d| d.us);
             if now > due + late_us {

@@ -13,6 +13,7 @@ use super::rows::Counts;
 use super::store::{Reference, WorkerState};
 use super::worker::{Timer, Worker};
 use super::{Bug, Failure};
+use crate::Held;
 use crate::study::{StudyEvent, StudyState};
 use crate::trial::TrialState;
 
@@ -31,6 +32,7 @@ pub(super) enum Event {
     /// Void for another process of the coordinator than this one.
     Commit(u32),
     Sweep(u32),
+    Lose(u32, Held),
     CoordinatorCrash(u32),
     CoordinatorUp,
     WorkerUp(usize),
@@ -203,6 +205,11 @@ impl World {
             Event::CoordinatorCrash(generation) => {
                 if self.coordinator.generation == generation && !self.quiet {
                     self.coordinator_crash();
+                }
+            }
+            Event::Lose(generation, held) => {
+                if self.coordinator.generation == generation {
+                    self.write(None, |s| s.lose(held)).ok();
                 }
             }
             Event::CoordinatorUp => {
