@@ -269,7 +269,7 @@ impl World {
             }
             Fault::HalfOpen => {
                 self.counts.half_open += 1;
-                if until % 2 == 0 {
+                if until.is_multiple_of(2) {
                     w.blocked_up_us = until;
                 } else {
                     w.blocked_down_us = until;

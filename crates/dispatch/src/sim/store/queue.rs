@@ -124,10 +124,9 @@ impl Reference {
             return Err(Refusal::BadRequest);
         }
         match self.answers.get(&ask.request) {
+            Some(Answer::Lease { worker, .. }) if *worker == ask.worker && self.has(Bug::ForgetRequests) => {}
             Some(Answer::Lease { worker, held }) if *worker == ask.worker => {
-                if !self.has(Bug::ForgetRequests) {
-                    return Ok(held.iter().filter_map(|h| self.leased(*h)).collect());
-                }
+                return Ok(held.iter().filter_map(|h| self.leased(*h)).collect());
             }
             Some(_) => return Err(Refusal::RequestIdReused),
             None => {}
