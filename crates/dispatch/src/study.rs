@@ -1,15 +1,34 @@
 //! The life of a study. Completion is level-triggered: whoever ends a trial has the study judged by its counts.
 //!
 //! ```text
-//!                    Judge: nothing open
-//!          +-----------------------------------+
-//!          |                                   v
-//!       ACTIVE <------ Reopen, Judge ------ COMPLETE
-//!        ^  | \                                ^
-//!        |  |  +--- Cancel ---> CANCELED       | Judge: nothing open
-//!  Resume|  | Pause               ^            |
-//!        |  v                     | Cancel     |
-//!       PAUSED -------------------+------------+
+//!                        Judge: nothing open
+//!            +------------------------------------------+
+//!            |                                          v
+//!  (new) --> ACTIVE <------ Reopen, Judge: some --- COMPLETE
+//!            |  ^  ^               open                 ^
+//!      Pause |  |  |                                    |
+//!            |  |  +------- Reopen ---- CANCELED        |
+//!            |  |                        ^   ^          |
+//!            |  | Resume                 |   |          |
+//!            v  |                 Cancel |   | Cancel   | Judge: nothing open
+//!            PAUSED ---------------------+   |          |
+//!            PAUSED -------------------------|----------+
+//!            ACTIVE -------------------------+
+//! ```
+//!
+//! Every arrow, one a line (a test reads them here); what is so already is no error and has no effect, and whatever
+//! else is not in the list is refused:
+//!
+//! ```text
+//! ACTIVE    Pause         PAUSED
+//! ACTIVE    Cancel        CANCELED
+//! ACTIVE    Judge(none)   COMPLETE
+//! PAUSED    Resume        ACTIVE
+//! PAUSED    Cancel        CANCELED
+//! PAUSED    Judge(none)   COMPLETE
+//! COMPLETE  Reopen        ACTIVE
+//! COMPLETE  Judge(some)   ACTIVE
+//! CANCELED  Reopen        ACTIVE
 //! ```
 //!
 //! An open trial is QUEUED, RUNNING or PAUSED. A limit (time, target) cancels the open trials; the study, with
