@@ -84,7 +84,7 @@ pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreEr
     if worker.state != "ready" {
         return Ok(Vec::new());
     }
-    let mut queue = Queue::open(tx, &worker, ask.max_works.min(WORKS_MAX)).await?;
+    let mut queue = Queue::open(tx, &worker, ask).await?;
     let mut works = Vec::new();
     for _ in 0..queue.wanted {
         let Some((study, first)) = queue.pick(tx, &worker).await? else { break };
@@ -134,22 +134,26 @@ async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreE
 struct Queue {
     shares: Vec<Share>,
     candidates: HashMap<i64, Vec<Candidate>>,
-    /// Trials that the request wants at most.
+    /// Slots that the request wants to fill at most, and trials that it may take of each kind to do so.
     wanted: u32,
+    trials_max: u32,
     others: bool,
 }
 
 impl Queue {
-    async fn open(tx: &mut Tx, worker: &WorkerRow, wanted: u32) -> Result<Self, StoreError> {
+    async fn open(tx: &mut Tx, worker: &WorkerRow, ask: &Ask) -> Result<Self, StoreError> {
         let (shares, others) = (shares(tx, worker).await?, tx.live.others(&worker.name));
-        Ok(Self { shares, candidates: HashMap::new(), wanted, others })
+        let wanted = ask.max_works.min(WORKS_MAX);
+        // Mates are candidates, too: they must not use up those of the slots that follow.
+        let trials_max = wanted * ask.max_mates.clamp(1, WORKS_MAX);
+        Ok(Self { shares, candidates: HashMap::new(), wanted, trials_max, others })
     }
 
     /// The next trial: of the study furthest below its share, the first in the queue that suits.
     async fn pick(&mut self, tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, StoreError> {
         while let Some(Share { study, .. }) = next_study(&self.shares) {
             if let Entry::Vacant(place) = self.candidates.entry(study) {
-                place.insert(candidates(tx, study, &worker.name, self.wanted).await?);
+                place.insert(candidates(tx, study, &worker.name, self.trials_max).await?);
             }
             let candidates = self.candidates.get(&study).map_or(&[][..], Vec::as_slice);
             if let Some(trial) = choose(candidates, &worker.name, self.others, PATIENCE).map(|c| c.trial) {
@@ -270,7 +274,7 @@ async fn supersede(tx: &mut Tx, held: Held, study: i64, start_epoch: u32) -> Res
     .bind(held.trial)
     .fetch_all(&mut tx.conn)
     .await?;
-    let mut summary = super::report::Summary::default();
+    let mut summary = kapell_dispatch::report::Summary::default();
     for (epoch, train_loss, val_loss, weights_digest) in curve {
         summary.add(&spec.objective, epoch, train_loss, val_loss, weights_digest);
     }
