@@ -5,6 +5,8 @@
 
 pub(crate) mod blobs;
 pub(crate) mod checkpoints;
+#[cfg(test)]
+mod conformance;
 pub(crate) mod divergence;
 pub(crate) mod error;
 pub(crate) mod events;
