@@ -1,9 +1,8 @@
 //! Trials in the database: loaded, asked of the state machine, written back where they still are as loaded.
 
+use kapell_dispatch::report::Summary;
 use kapell_dispatch::trial::{self, RetryPolicy};
-use kapell_dispatch::{
-    Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState,
-};
+use kapell_dispatch::{Effect, Held, IllegalEvent, Outcome, StudyState, Trial, TrialEvent, TrialState};
 use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
@@ -66,6 +65,17 @@ impl TrialCore {
     /// Does this attempt hold it?
     pub(crate) fn is_held_by(&self, attempt: u32) -> bool {
         self.running_attempt == Some(attempt)
+    }
+
+    /// What its measurements come to so far, as far as the next one needs to know.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            epochs: self.epochs,
+            objective: self.objective,
+            best_val_loss: self.best_val_loss,
+            best_epoch: self.best_epoch,
+            ..Summary::default()
+        }
     }
 
     pub(crate) fn machine(&self) -> Result<Trial, StoreError> {
@@ -300,6 +310,3 @@ async fn end_attempt(
 pub(crate) fn unwish(tx: &mut Tx, held: Held) {
     tx.after.push(After::Unwish { held });
 }
-
-/// The order that a running trial of a paused study has.
-pub(crate) const PAUSE: Order = Order::Pause;

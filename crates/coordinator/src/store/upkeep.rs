@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use kapell_dispatch::Held;
 use kapell_dispatch::lease::restart_grace;
+use kapell_dispatch::{Held, StudyState};
 use sqlx::SqliteConnection;
 
-use super::studies::adopted_wish;
 use super::{StoreError, Tx, finish, trials};
 
 /// Adopts the attempts that ran when the last process ended: each has `grace` to be heard of, bounded in total.
@@ -28,7 +27,7 @@ pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreEr
             .bind(i64::try_from(given.as_millis()).unwrap_or(i64::MAX))
             .execute(&mut tx.conn)
             .await?;
-        tx.live.adopt(held, &worker, study, given, adopted_wish(&state));
+        tx.live.adopt(held, &worker, study, given, StudyState::parse(&state).and_then(StudyState::wish));
     }
     Ok(n)
 }
