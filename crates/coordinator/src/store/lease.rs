@@ -74,15 +74,15 @@ pub(crate) struct LeasedRow {
     pub(crate) shape_key: String,
 }
 
-/// Leases up to `max_works` slots full of trials; none, if there is nothing for this worker. The same request id
-/// gets the same answer, less what it does not hold any more.
-pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreError> {
+/// Leases up to `max_works` slots full of trials; nothing, if there is none for this worker yet. The same request id
+/// gets the same answer, less what it does not hold any more: if that is all of it, there is nothing to wait for.
+pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Option<Vec<Leased>>, StoreError> {
     let worker = workers::known(&mut tx.conn, &ask.worker, &ask.incarnation).await?;
     if let Some(answer) = super::query::answer(&mut tx.conn, "lease", &ask.worker, &ask.request_id).await? {
-        return again(tx, &answer).await;
+        return again(tx, &answer).await.map(Some);
     }
     if worker.state != "ready" {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mut queue = Queue::open(tx, &worker, ask).await?;
     let mut works = Vec::new();
@@ -94,10 +94,11 @@ pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreEr
             works.push(start(tx, mate, &worker, &ask.incarnation).await?);
         }
     }
-    if !works.is_empty() {
-        remember(tx, ask, &works).await?;
+    if works.is_empty() {
+        return Ok(None);
     }
-    Ok(works)
+    remember(tx, ask, &works).await?;
+    Ok(Some(works))
 }
 
 /// The answer to a request that was answered before.

@@ -20,8 +20,10 @@ const READERS: u32 = 4;
 const CACHE_KIB: u32 = 128 * 1024;
 
 /// Every schema there ever was, oldest first.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "first", include_str!("../../../../migrations/0001_first.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first", include_str!("../../../../migrations/0001_first.sql")),
+    (3, "replaced processes", include_str!("../../../../migrations/0003_replaced_processes.sql")),
+];
 
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {

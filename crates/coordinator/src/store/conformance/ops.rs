@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Op {
     Create {
         spec_toml: String,
+        request: String,
     },
     Register {
         worker: String,
@@ -289,10 +290,9 @@ impl Sequence {
         if self.one_in(3) {
             self.processes[n] += 1;
         }
-        Op::Register {
-            worker: format!("w{n}"),
-            incarnation: format!("s{}.{n}.{}", self.seed, self.processes[n]),
-        }
+        let late = u64::from(self.one_in(6)) * self.random.below(12);
+        let process = self.processes[n].saturating_sub(late);
+        Op::Register { worker: format!("w{n}"), incarnation: format!("s{}.{n}.{process}", self.seed) }
     }
 
     fn lease(&mut self) -> Op {

@@ -137,7 +137,7 @@ async fn leased(tx: &mut Tx, ask: &Ask) -> Result<String, StoreError> {
         max_works: ask.max_works,
         max_mates: ask.max_mates,
     };
-    let works = lease::lease(tx, &ask).await?;
+    let works = lease::lease(tx, &ask).await?.unwrap_or_default();
     let at = |c: &Option<CheckpointRow>| c.as_ref().map(|c| (c.digest.clone(), c.epoch));
     let told = works
         .iter()

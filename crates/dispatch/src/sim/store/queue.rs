@@ -266,8 +266,9 @@ impl Reference {
             number: row.number,
             epochs_wanted: row.epochs_wanted,
             losses: row.machine.losses,
-            resume: row.last.clone(),
-            best: row.best.clone(),
+            // What a first attempt has recorded itself, it did not start from.
+            resume: row.last.clone().filter(|_| held.attempt > 1),
+            best: row.best.clone().filter(|_| held.attempt > 1),
         })
     }
 
