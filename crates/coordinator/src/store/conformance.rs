@@ -17,7 +17,7 @@ use ops::{Sequence, run_on_model};
 
 /// Sequences of the short form, and operations of each.
 const SEQUENCES: u64 = 300;
-const BATCHES: u64 = 20;
+const BATCHES: u64 = 16;
 
 /// The real store, and the model of it.
 struct Pair {
@@ -31,8 +31,8 @@ impl Pair {
     async fn open() -> Self {
         // In memory where that is possible: that commits are durable is shown elsewhere.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        // Nothing runs out while the test runs, however slow the machine.
-        let live = Arc::new(Live::new(Duration::from_secs(30 * 86_400)));
+        // No worker counts as there, so that nothing depends on how fast the machine is.
+        let live = Arc::new(Live::new(Duration::ZERO));
         let (store, _, _) = super::open(&dir.path().join("kapell.db"), Arc::clone(&live)).await.unwrap();
         let pair = Self { store, live, model: Reference::default(), _dir: dir };
         real::prepare(&pair.store).await;
@@ -49,14 +49,22 @@ impl Pair {
             let mut wanted = Vec::new();
             for step in 0..n {
                 let op = sequence.next(&self.model, batch == 0 && step < 2);
-                let answer = run_on_model(&mut self.model, &self.live, &op);
+                // What meets the leases in memory has a batch of its own: they follow the commit.
+                let alone = matches!(op, ops::Op::Adopt | ops::Op::Beat { .. });
+                if alone && step > 0 {
+                    break;
+                }
+                let answer = run_on_model(&mut self.model, &op);
                 *(if answer.starts_with("refused") { &mut refused } else { &mut accepted }) += 1;
                 wanted.push(answer);
                 ops.push(op);
+                if alone {
+                    break;
+                }
             }
             if batch == BATCHES {
                 for op in sequence.end() {
-                    wanted.push(run_on_model(&mut self.model, &self.live, &op));
+                    wanted.push(run_on_model(&mut self.model, &op));
                     ops.push(op);
                 }
             }

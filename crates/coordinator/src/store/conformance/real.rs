@@ -158,71 +158,59 @@ fn announced(new: &[NewCheckpoint]) -> Vec<checkpoints::NewCheckpoint> {
     new.iter().map(one).collect()
 }
 
+/// What of the model's print a query gives: a key to sort by, and lines.
+async fn lines(conn: &mut sqlx::SqliteConnection, sql: &'static str) -> Vec<(i64, i64, String)> {
+    sqlx::query_as(sql).fetch_all(conn).await.unwrap()
+}
+
+type Head = (i64, i64, u32, String, Option<u32>, u32, u32, u32, Option<String>, u32, u32);
 type Losses = (Option<f64>, Option<f64>, Option<f64>, Option<f64>, Option<u32>);
+type Attempt = (i64, i64, String, String, u32, Option<String>, Option<String>, i64);
 
 /// The content of the database, as the model's is printed.
 pub(super) async fn dump(store: &Store) -> String {
     let mut conn = store.readers.acquire().await.unwrap();
     let conn = &mut *conn;
+    let studies = "SELECT id, 0, 'study ' || id || ' ' || name || ' ' || state FROM studies ORDER BY id";
+    let checkpoints =
+        "SELECT trial, 0, 'checkpoint ' || trial || ' ' || role || ' ' || digest || ' ' || epoch
+                           || ' by ' || attempt FROM checkpoints ORDER BY trial, role";
+    let heads: Vec<Head> = sqlx::query_as(
+        "SELECT study, id, number, state, running_attempt, attempts, failures, losses, avoid_worker,
+                epochs_wanted, epochs FROM trials ORDER BY study, number",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .unwrap();
+    let losses: Vec<Losses> = sqlx::query_as(
+        "SELECT objective, train_loss, val_loss, best_val_loss, best_epoch FROM trials ORDER BY study, number",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .unwrap();
+    let attempts = dump_attempts(conn).await;
+    let checkpoints = lines(conn, checkpoints).await;
     let mut out = String::new();
-    let studies: Vec<(i64, String, String)> =
-        sqlx::query_as("SELECT id, name, state FROM studies ORDER BY id")
-            .fetch_all(&mut *conn)
-            .await
-            .unwrap();
-    for (id, name, state) in studies {
-        writeln!(out, "study {id} {name} {state}").unwrap();
-        let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM trials WHERE study = ? ORDER BY number")
-            .bind(id)
-            .fetch_all(&mut *conn)
-            .await
-            .unwrap();
-        for trial in ids {
-            dump_trial(&mut out, conn, trial).await;
+    for (id, _, line) in lines(conn, studies).await {
+        writeln!(out, "{line}").unwrap();
+        for (head, loss) in heads.iter().zip(&losses).filter(|(head, _)| head.0 == id) {
+            dump_trial(&mut out, head, *loss);
+            let of = |l: &&(i64, i64, String)| l.0 == head.1;
+            for (_, _, line) in attempts.iter().filter(of).chain(checkpoints.iter().filter(of)) {
+                writeln!(out, "{line}").unwrap();
+            }
         }
     }
-    let workers: Vec<(String, String, String)> =
-        sqlx::query_as("SELECT name, incarnation, state FROM workers ORDER BY name")
-            .fetch_all(&mut *conn)
-            .await
-            .unwrap();
-    for (name, incarnation, state) in workers {
-        let state = match state.as_str() {
-            "ready" => WorkerState::Ready,
-            "cordoned" => WorkerState::Cordoned,
-            _ => WorkerState::Draining,
-        };
-        writeln!(out, "worker {name} {incarnation} {state:?}").unwrap();
+    let workers = "SELECT 0, 0, 'worker ' || name || ' ' || incarnation || ' ' || upper(substr(state, 1, 1))
+                       || substr(state, 2) FROM workers ORDER BY name";
+    for (_, _, line) in lines(conn, workers).await {
+        writeln!(out, "{line}").unwrap();
     }
     out
 }
 
-async fn dump_trial(out: &mut String, conn: &mut sqlx::SqliteConnection, id: i64) {
-    let (number, state, by, attempts, failures, losses, avoid, wanted, epochs): (
-        u32,
-        String,
-        Option<u32>,
-        u32,
-        u32,
-        u32,
-        Option<String>,
-        u32,
-        u32,
-    ) = sqlx::query_as(
-        "SELECT number, state, running_attempt, attempts, failures, losses, avoid_worker, epochs_wanted, epochs
-         FROM trials WHERE id = ?",
-    )
-    .bind(id)
-    .fetch_one(&mut *conn)
-    .await
-    .unwrap();
-    let (objective, train, val, best, at): Losses = sqlx::query_as(
-        "SELECT objective, train_loss, val_loss, best_val_loss, best_epoch FROM trials WHERE id = ?",
-    )
-    .bind(id)
-    .fetch_one(&mut *conn)
-    .await
-    .unwrap();
+fn dump_trial(out: &mut String, head: &Head, (objective, train, val, best, at): Losses) {
+    let (_, id, number, state, by, attempts, failures, losses, avoid, wanted, epochs) = head;
     writeln!(
         out,
         "trial {id} number {number} {state} by {by:?} attempts {attempts} failures {failures} losses {losses} \
@@ -230,41 +218,35 @@ async fn dump_trial(out: &mut String, conn: &mut sqlx::SqliteConnection, id: i64
          best {best:?} at {at:?}"
     )
     .unwrap();
-    let attempts: Vec<(u32, String, String, u32, Option<String>, Option<String>, i64)> = sqlx::query_as(
-        "SELECT attempt, worker, incarnation, start_epoch, start_checkpoint, outcome, grace_ms FROM attempts
-         WHERE trial = ? ORDER BY attempt",
+}
+
+/// Attempts with their measurements, in order.
+async fn dump_attempts(conn: &mut sqlx::SqliteConnection) -> Vec<(i64, i64, String)> {
+    let attempts: Vec<Attempt> = sqlx::query_as(
+        "SELECT trial, attempt, worker, incarnation, start_epoch, start_checkpoint, outcome, grace_ms
+         FROM attempts ORDER BY trial, attempt",
     )
-    .bind(id)
     .fetch_all(&mut *conn)
     .await
     .unwrap();
-    for (attempt, worker, incarnation, from, checkpoint, outcome, grace) in attempts {
-        writeln!(
-            out,
+    let rows: Vec<(i64, i64, u32, f64, f64, bool)> = sqlx::query_as(
+        "SELECT trial, attempt, epoch, train_loss, val_loss, superseded FROM measurements
+         ORDER BY trial, attempt, epoch",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .unwrap();
+    let mut all = Vec::new();
+    for (id, attempt, worker, incarnation, from, checkpoint, outcome, grace) in attempts {
+        let line = format!(
             "attempt {id}/{attempt} {worker} {incarnation} from {from} {checkpoint:?} outcome {outcome:?} \
              grace {grace}"
-        )
-        .unwrap();
-        let rows: Vec<(u32, f64, f64, bool)> = sqlx::query_as(
-            "SELECT epoch, train_loss, val_loss, superseded FROM measurements WHERE trial = ? AND attempt = ?
-             ORDER BY epoch",
-        )
-        .bind(id)
-        .bind(attempt)
-        .fetch_all(&mut *conn)
-        .await
-        .unwrap();
-        for (epoch, train, val, superseded) in rows {
-            writeln!(out, "row {id}/{attempt} {epoch} {train:?} {val:?} superseded {superseded}").unwrap();
+        );
+        all.push((id, attempt, line));
+        for (_, _, epoch, train, val, superseded) in rows.iter().filter(|r| (r.0, r.1) == (id, attempt)) {
+            let line = format!("row {id}/{attempt} {epoch} {train:?} {val:?} superseded {superseded}");
+            all.push((id, attempt, line));
         }
     }
-    let checkpoints: Vec<(String, String, u32, u32)> =
-        sqlx::query_as("SELECT role, digest, epoch, attempt FROM checkpoints WHERE trial = ? ORDER BY role")
-            .bind(id)
-            .fetch_all(&mut *conn)
-            .await
-            .unwrap();
-    for (role, digest, epoch, attempt) in checkpoints {
-        writeln!(out, "checkpoint {id} {role} {digest} {epoch} by {attempt}").unwrap();
-    }
+    all
 }
