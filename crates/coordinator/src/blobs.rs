@@ -2,8 +2,8 @@
 //! fsynced, renamed into its place, the folder fsynced; only then a row says that it is there.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::data_dir::free_bytes;
+use crate::disk::Disk;
 use crate::store::{Refusal, Store, StoreError, blobs as rows};
 
 /// What an upload leaves free for the database. (`min_free` is what stops leasing; what runs may use that.)
@@ -25,6 +26,7 @@ const MANIFESTS_KEPT: usize = 1024;
 /// The store of blobs.
 #[derive(Clone)]
 pub(crate) struct Blobs {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     uploads: PathBuf,
     store: Store,
@@ -51,6 +53,7 @@ pub(crate) struct Upload {
     pub(crate) digest: String,
     pub(crate) size: u64,
     pub(crate) received: u64,
+    disk: Arc<dyn Disk>,
     file: File,
     hasher: Sha256,
     part: PathBuf,
@@ -58,12 +61,20 @@ pub(crate) struct Upload {
 }
 
 impl Blobs {
-    pub(crate) fn open(data_dir: &Path, store: Store) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: &Path, store: Store, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let (root, uploads) = (data_dir.join("blobs"), data_dir.join("uploads"));
-        std::fs::create_dir_all(&root)?;
-        std::fs::create_dir_all(&uploads)?;
-        sync_dir(data_dir)?;
+        // All folders now: one that another upload has made and not yet synced would be no place to rely on.
+        let heads = (0..=u8::MAX).map(|head| root.join(hex::encode([head])));
+        for folder in [uploads.clone(), root.clone()].into_iter().chain(heads) {
+            if !folder.is_dir() {
+                disk.create_dir(&folder)?;
+            }
+        }
+        // A start that was killed may have left them without.
+        disk.sync_dir(&root)?;
+        disk.sync_dir(data_dir)?;
         Ok(Self {
+            disk,
             root,
             uploads,
             store,
@@ -114,10 +125,9 @@ impl Blobs {
             Arc::clone(writing.entry(digest.to_owned()).or_default())
         };
         let only = lock.lock_owned().await;
-        let digest = digest.to_owned();
+        let (digest, disk) = (digest.to_owned(), Arc::clone(&self.disk));
         blocking(move || {
-            let mut file =
-                OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part)?;
+            let mut file = disk.open(&part)?;
             let there = file.metadata()?.len();
             if offset > there || offset > size {
                 let text = format!("the upload of {digest} goes on at byte {there}, not at {offset}");
@@ -128,10 +138,10 @@ impl Blobs {
                 let text = format!("{digest} needs {rest} bytes more, and the coordinator's disk has {free}");
                 return Err(Refusal::new(reason::DISK_FULL, text).into());
             }
-            file.set_len(offset)?;
+            disk.set_len(&file, offset)?;
             let hasher = hash(&mut file, offset)?;
             file.seek(SeekFrom::Start(offset))?;
-            Ok(Upload { digest, size, received: offset, file, hasher, part, _only: only })
+            Ok(Upload { digest, size, received: offset, disk, file, hasher, part, _only: only })
         })
         .await
     }
@@ -144,15 +154,16 @@ impl Blobs {
         // Its lock is held until the row is there.
         let done = blocking(move || {
             let found = format!("sha256:{}", hex::encode(upload.hasher.clone().finalize()));
+            let disk = &*upload.disk;
             if found != upload.digest {
-                std::fs::remove_file(&upload.part)?;
+                disk.remove(&upload.part)?;
                 let text = format!("the bytes sent as {} hash to {found}", upload.digest);
                 return Err(Refusal::new(reason::DIGEST_MISMATCH, text).into());
             }
-            let settled = synced(upload.file.sync_all()).and_then(|()| settle(&upload.part, &place));
+            let settled = synced(disk.sync(&upload.file)).and_then(|()| settle(disk, &upload.part, &place));
             if let Err(error) = settled {
                 // Nobody knows which of its bytes are on disk: a retry must not find them acknowledged.
-                drop(std::fs::remove_file(&upload.part));
+                drop(disk.remove(&upload.part));
                 return Err(error);
             }
             Ok(upload)
@@ -227,37 +238,36 @@ impl Blobs {
         }
     }
 
-    /// Removes what a crash has left: files of blobs without a row, and old uploads. Only while nobody is served.
+    /// Removes what a crash has left: files of blobs without a row, and old uploads. It goes on while others are
+    /// served. Gives the number of files.
     pub(crate) async fn clean(&self) -> Result<u64, StoreError> {
-        let known = rows::digests(&mut *self.store.readers.acquire().await?).await?;
-        let (root, uploads) = (self.root.clone(), self.uploads.clone());
-        blocking(move || {
-            let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)).collect();
-            let mut removed = 0;
-            for folder in std::fs::read_dir(root)? {
-                let folder = folder?;
-                if !folder.file_type()?.is_dir() {
-                    continue;
-                }
-                for file in std::fs::read_dir(folder.path())? {
-                    let file = file?;
-                    let name = format!(
-                        "{}{}",
-                        folder.file_name().to_string_lossy(),
-                        file.file_name().to_string_lossy()
-                    );
-                    // What is not named like a blob is none of ours.
-                    let ours = digest::hex_part(&format!("sha256:{name}")).is_some();
-                    if ours && !known.contains(name.as_str()) {
-                        std::fs::remove_file(file.path())?;
-                        removed += 1;
-                    }
+        let mut removed = 0;
+        for head in (0..=u8::MAX).map(|head| hex::encode([head])) {
+            let folder = self.root.join(&head);
+            let there = blocking(move || names(&folder)).await?;
+            if !self.without_row(&head, there.clone()).await?.is_empty() {
+                // A blob has its place before its row: nobody is in between while this is held.
+                let _held = self.sweeping.write().await;
+                for name in self.without_row(&head, there).await? {
+                    let (disk, file) = (Arc::clone(&self.disk), self.root.join(&head).join(name));
+                    blocking(move || Ok(disk.remove(&file)?)).await?;
+                    removed += 1;
                 }
             }
-            sweep_uploads(&uploads)?;
-            Ok(removed)
-        })
-        .await
+        }
+        let (disk, uploads) = (Arc::clone(&self.disk), self.uploads.clone());
+        blocking(move || Ok(sweep_uploads(&*disk, &uploads)?)).await?;
+        Ok(removed)
+    }
+
+    /// Those files of a folder that are named like blobs and have no row.
+    async fn without_row(&self, head: &str, mut names: Vec<String>) -> Result<Vec<String>, StoreError> {
+        let known = rows::digests(&mut *self.store.readers.acquire().await?, head).await?;
+        let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)?.get(2..)).collect();
+        // What is not named like a blob is none of ours.
+        let ours = |name: &str| digest::hex_part(&format!("sha256:{head}{name}")).is_some();
+        names.retain(|name| ours(name) && !known.contains(name.as_str()));
+        Ok(names)
     }
 
     /// The manifest of this digest, for somebody who is about to refer to it: the sweep spares it and its files.
@@ -330,18 +340,18 @@ impl Blobs {
             .await?;
         let places: Vec<(PathBuf, u64)> =
             gone.iter().filter_map(|(digest, size)| Some((self.place(digest).ok()?, *size))).collect();
-        let uploads = self.uploads.clone();
+        let (disk, uploads) = (Arc::clone(&self.disk), self.uploads.clone());
         blocking(move || {
             let _held = held;
             let mut freed = 0;
             for (place, size) in places {
-                match std::fs::remove_file(&place) {
+                match disk.remove(&place) {
                     Ok(()) => freed += size,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => return Err(e.into()),
                 }
             }
-            sweep_uploads(&uploads)?;
+            sweep_uploads(&*disk, &uploads)?;
             Ok(freed)
         })
         .await
@@ -357,7 +367,7 @@ impl Upload {
             return Err(Refusal::new(reason::BAD_REQUEST, text).into());
         }
         blocking(move || {
-            self.file.write_all(&bytes)?;
+            self.disk.write(&mut self.file, &bytes)?;
             self.hasher.update(&bytes);
             self.received = total;
             Ok(self)
@@ -370,6 +380,17 @@ fn hex(digest: &str) -> Result<&str, StoreError> {
     digest::hex_part(digest).ok_or_else(|| {
         Refusal::new(reason::BAD_REQUEST, format!("{digest:?} is no digest (sha256:<64 hex digits>)")).into()
     })
+}
+
+/// The names in a folder; none, if there is no such folder.
+fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+    match std::fs::read_dir(folder) {
+        Ok(files) => Ok(files
+            .map(|file| Ok(file?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<_>>()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Hashes the first `bytes` of a file.
@@ -387,15 +408,10 @@ fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
     }
 }
 
-/// Renames a file whose bytes are on disk into its place, and has the folders remember it.
-fn settle(part: &Path, place: &Path) -> Result<(), StoreError> {
-    let folder = place.parent().unwrap_or(place);
-    if !folder.is_dir() {
-        std::fs::create_dir_all(folder)?;
-        synced(sync_dir(folder.parent().unwrap_or(folder)))?;
-    }
-    std::fs::rename(part, place)?;
-    synced(sync_dir(folder))
+/// Renames a file whose bytes are on disk into its place, and has the folder remember it.
+fn settle(disk: &dyn Disk, part: &Path, place: &Path) -> Result<(), StoreError> {
+    disk.rename(part, place)?;
+    synced(disk.sync_dir(place.parent().unwrap_or(place)))
 }
 
 /// A failed fsync, unless for want of space, leaves it unknown what is on disk.
@@ -412,18 +428,14 @@ fn damage(digest: &str) -> StoreError {
     Refusal::new(reason::DIGEST_MISMATCH, text).into()
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Unfinished uploads that nobody has gone on with for a day.
-fn sweep_uploads(uploads: &Path) -> io::Result<()> {
+fn sweep_uploads(disk: &dyn Disk, uploads: &Path) -> io::Result<()> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     for entry in std::fs::read_dir(uploads)? {
         let entry = entry?;
         let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
         if age > DAY {
-            std::fs::remove_file(entry.path())?;
+            disk.remove(&entry.path())?;
         }
     }
     Ok(())
@@ -438,6 +450,7 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
     use crate::live::Live;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -445,7 +458,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = Arc::new(Live::new(Duration::from_secs(30)));
         let (store, _, failed) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
-        let blobs = Blobs::open(dir.path(), store).unwrap();
+        let blobs = Blobs::open(dir.path(), store, Arc::new(RealDisk)).unwrap();
         let name = digest::of_bytes(b"bytes");
         let mut upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"bytes".to_vec()).await.unwrap();
         let part = upload.part.clone();
