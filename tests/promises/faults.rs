@@ -80,11 +80,11 @@ impl Trial {
         let disk = SimDisk::new(dir.path().canonicalize()?, seed, Careless::Not);
         disk.fate(fate);
         let mut trial = Self { disk, house: None, ledger: Ledger::default(), held: Vec::new(), _dir: dir };
-        let result = trial.to_the_end(tally).await;
+        let result = trial.carry_out(tally).await;
         result.with_context(|| format!("failed: {:?}\n{}", trial.disk.trouble(), trial.disk.trace()))
     }
 
-    async fn to_the_end(&mut self, tally: &mut Tally) -> Result<u64> {
+    async fn carry_out(&mut self, tally: &mut Tally) -> Result<u64> {
         self.start(tally).await?;
         let mut noticed = false;
         for step in 0..STEPS {

@@ -104,7 +104,7 @@ async fn one_disk(
 ) -> Result<()> {
     let mut life = Life::new(seed, careless)?;
     while life.cuts < cuts && until.is_none_or(|until| Instant::now() < until) {
-        let result = life.to_the_next_cut(tally).await;
+        let result = life.until_the_next_cut(tally).await;
         if let Err(error) = result {
             let trace = life.disk.trace();
             return Err(error.context(format!("seed {seed}, power cut {}:\n{trace}", life.cuts)));
@@ -127,7 +127,7 @@ impl Life {
     }
 
     /// Starts, looks for what was acknowledged, works, until the power fails; then has it come back.
-    async fn to_the_next_cut(&mut self, tally: &mut Tally) -> Result<()> {
+    async fn until_the_next_cut(&mut self, tally: &mut Tally) -> Result<()> {
         let at_start = self.rng.once_in(4);
         if at_start {
             let fate = Fate::PowerCut { at: 1 + self.rng.below(60) };

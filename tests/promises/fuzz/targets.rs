@@ -161,13 +161,13 @@ const BLOB: &[&[u8]] = &[
 pub(super) fn all() -> Result<Vec<Target>> {
     let scores = scores()?;
     Ok(vec![
-        Target { name: "musicxml", seeds: scores.clone(), words: XML, read: Box::new(|b| score(b)) },
+        Target { name: "musicxml", seeds: scores.clone(), words: XML, read: Box::new(score) },
         mxl(&scores)?,
         Target {
             name: "midi",
             seeds: vec![write_midi(&exercises::score(1, 1))],
             words: MIDI,
-            read: Box::new(|b| score(b)),
+            read: Box::new(score),
         },
         Target { name: "study", seeds: studies()?, words: TOML, read: Box::new(study) },
         Target {
