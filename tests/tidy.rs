@@ -125,8 +125,11 @@ fn every_file_says_what_it_is_for_and_fits_a_head() {
 }
 
 #[test]
-fn unsafe_code_lives_in_the_kernels_only() {
-    for file in all_files().into_iter().filter(|f| !f.components().any(|c| c.as_os_str() == "kernels")) {
+fn unsafe_code_lives_in_the_kernels_only_and_in_the_way_to_a_simulated_disk() {
+    let allowed = |f: &PathBuf| {
+        f.components().any(|c| c.as_os_str() == "kernels") || f.ends_with("tests/promises/disk/vfs.rs")
+    };
+    for file in all_files().into_iter().filter(|f| !allowed(f)) {
         let text = fs::read_to_string(&file).unwrap();
         let word = concat!("unsafe", " {");
         assert!(

@@ -17,6 +17,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs, global: &Global) -> Outco
         heartbeat: args.heartbeat,
         outage_grace: args.outage_grace,
         min_free_bytes: args.min_free,
+        disk: std::sync::Arc::new(kapell_coordinator::RealDisk),
     };
     let mut running = kapell_coordinator::start(config).await?;
     tokio::select! {

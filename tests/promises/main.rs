@@ -2,20 +2,35 @@
 #![expect(clippy::print_stdout, reason = "a program that prints its figures")]
 
 mod clocks;
+mod disk;
+mod faults;
 mod full_disk;
+mod fuzz;
+mod giant;
 mod house;
+mod inside;
 mod kills;
 mod options;
 mod outage;
 mod partitions;
+mod power;
+mod recovery;
+mod rng;
 mod stalls;
 mod uploads;
 
+use std::alloc::System;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
 use options::{Asked, Failure, Figure, Options, USAGE};
+
+/// Counts, for the promises that bound memory.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// A promise and what proves it.
 struct Row {
@@ -28,12 +43,17 @@ struct Row {
 
 const ROWS: &[Row] = &[
     Row { number: 1, name: "kills", promise: "no acknowledged result is lost", run: kills::run },
+    Row { number: 2, name: "power", promise: "it survives power loss", run: power::run },
     Row { number: 3, name: "stalls", promise: "a stale worker never wins", run: stalls::run },
     Row { number: 4, name: "outage", promise: "workers ride out the coordinator's death", run: outage::run },
+    Row { number: 7, name: "recovery", promise: "fast recovery", run: recovery::run },
     Row { number: 8, name: "clocks", promise: "clocks do not matter", run: clocks::run },
     Row { number: 9, name: "full-disk", promise: "a full disk is clean", run: full_disk::run },
+    Row { number: 9, name: "faults", promise: "a disk that is full or fails is clean", run: faults::run },
     Row { number: 10, name: "partitions", promise: "partitions heal", run: partitions::run },
     Row { number: 11, name: "uploads", promise: "uploads resume exactly", run: uploads::run },
+    Row { number: 12, name: "giant", promise: "a giant grid is refused", run: giant::run },
+    Row { number: 13, name: "fuzz", promise: "parsers never panic", run: fuzz::run },
 ];
 
 fn main() -> ExitCode {

@@ -43,6 +43,7 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
         heartbeat: HEARTBEAT,
         outage_grace: OUTAGE_GRACE,
         min_free_bytes: FREE_BYTES_MIN,
+        disk: std::sync::Arc::new(kapell_coordinator::RealDisk),
     })
     .await?;
     let url = format!("http://{}", coordinator.addr());

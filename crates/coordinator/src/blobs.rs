@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::data_dir::free_bytes;
+use crate::disk::Disk;
 use crate::store::{Refusal, Store, StoreError, blobs as rows};
 
 /// What an upload leaves free for the database. (`min_free` is what stops leasing; what runs may use that.)
@@ -35,6 +36,7 @@ type Parked = Arc<Mutex<HashMap<String, (u64, Sha256)>>>;
 /// The store of blobs.
 #[derive(Clone)]
 pub(crate) struct Blobs {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     uploads: PathBuf,
     store: Store,
@@ -64,6 +66,7 @@ pub(crate) struct Upload {
     pub(crate) digest: String,
     pub(crate) size: u64,
     pub(crate) received: u64,
+    disk: Arc<dyn Disk>,
     file: File,
     hasher: Sha256,
     part: PathBuf,
@@ -73,12 +76,20 @@ pub(crate) struct Upload {
 }
 
 impl Blobs {
-    pub(crate) fn open(data_dir: &Path, store: Store) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: &Path, store: Store, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let (root, uploads) = (data_dir.join("blobs"), data_dir.join("uploads"));
-        std::fs::create_dir_all(&root)?;
-        std::fs::create_dir_all(&uploads)?;
-        sync_dir(data_dir)?;
+        // All folders now: one that another upload has made and not yet synced would be no place to rely on.
+        let heads = (0..=u8::MAX).map(|head| root.join(hex::encode([head])));
+        for folder in [uploads.clone(), root.clone()].into_iter().chain(heads) {
+            if !folder.is_dir() {
+                disk.create_dir(&folder)?;
+            }
+        }
+        // A start that was killed may have left them without.
+        disk.sync_dir(&root)?;
+        disk.sync_dir(data_dir)?;
         Ok(Self {
+            disk,
             root,
             uploads,
             store,
@@ -140,12 +151,11 @@ impl Blobs {
             Arc::clone(writing.entry(digest.to_owned()).or_default())
         };
         let only = lock.lock_owned().await;
-        let digest = digest.to_owned();
+        let (digest, disk) = (digest.to_owned(), Arc::clone(&self.disk));
         let parked = Arc::clone(&self.parked);
         let known = parked.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
         blocking(move || {
-            let mut file =
-                OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part)?;
+            let mut file = disk.open(&part)?;
             let there = file.metadata()?.len();
             if offset > there || offset > size {
                 let text = format!("the upload of {digest} goes on at byte {there}, not at {offset}");
@@ -156,14 +166,14 @@ impl Blobs {
                 let text = format!("{digest} needs {rest} bytes more, and the coordinator's disk has {free}");
                 return Err(Refusal::new(reason::DISK_FULL, text).into());
             }
-            file.set_len(offset)?;
+            disk.set_len(&file, offset)?;
             let hasher = match known {
                 Some((at, hasher)) if at == offset => hasher,
                 _ => hash(&mut file, offset)?,
             };
             file.seek(SeekFrom::Start(offset))?;
             let parked = Some(parked);
-            Ok(Upload { digest, size, received: offset, file, hasher, part, parked, _only: only })
+            Ok(Upload { digest, size, received: offset, disk, file, hasher, part, parked, _only: only })
         })
         .await
     }
@@ -178,15 +188,16 @@ impl Blobs {
             let mut upload = upload;
             upload.parked = None;
             let found = format!("sha256:{}", hex::encode(upload.hasher.clone().finalize()));
+            let disk = &*upload.disk;
             if found != upload.digest {
-                std::fs::remove_file(&upload.part)?;
+                disk.remove(&upload.part)?;
                 let text = format!("the bytes sent as {} hash to {found}", upload.digest);
                 return Err(Refusal::new(reason::DIGEST_MISMATCH, text).into());
             }
-            let settled = synced(upload.file.sync_all()).and_then(|()| settle(&upload.part, &place));
+            let settled = synced(disk.sync(&upload.file)).and_then(|()| settle(disk, &upload.part, &place));
             if let Err(error) = settled {
                 // Nobody knows which of its bytes are on disk: a retry must not find them acknowledged.
-                drop(std::fs::remove_file(&upload.part));
+                drop(disk.remove(&upload.part));
                 return Err(error);
             }
             Ok(upload)
@@ -261,40 +272,40 @@ impl Blobs {
         }
     }
 
-    /// Removes what a crash has left: files of blobs without a row, and old uploads. Only while nobody is served.
+    /// Removes what a crash has left: files of blobs without a row, and old uploads. It goes on while others are
+    /// served. Gives the number of files.
     pub(crate) async fn clean(&self) -> Result<u64, StoreError> {
-        let known = rows::digests(&mut *self.store.readers.acquire().await?).await?;
-        let (root, uploads) = (self.root.clone(), self.uploads.clone());
-        blocking(move || {
-            let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)).collect();
-            let mut removed = 0;
-            for folder in std::fs::read_dir(root)? {
-                let folder = folder?;
-                if !folder.file_type()?.is_dir() {
-                    continue;
-                }
-                for file in std::fs::read_dir(folder.path())? {
-                    let file = file?;
-                    let name = format!(
-                        "{}{}",
-                        folder.file_name().to_string_lossy(),
-                        file.file_name().to_string_lossy()
-                    );
-                    // What is not named like a blob is none of ours.
-                    let ours = digest::hex_part(&format!("sha256:{name}")).is_some();
-                    if ours && !known.contains(name.as_str()) {
-                        std::fs::remove_file(file.path())?;
-                        removed += 1;
-                    }
+        let mut removed = 0;
+        for head in (0..=u8::MAX).map(|head| hex::encode([head])) {
+            let folder = self.root.join(&head);
+            let there = blocking(move || names(&folder)).await?;
+            if !self.without_row(&head, there.clone()).await?.is_empty() {
+                // A blob has its place before its row: nobody is in between while this is held.
+                let _held = self.sweeping.write().await;
+                for name in self.without_row(&head, there).await? {
+                    let (disk, file) = (Arc::clone(&self.disk), self.root.join(&head).join(name));
+                    blocking(move || Ok(disk.remove(&file)?)).await?;
+                    removed += 1;
                 }
             }
-            // Nobody knows for how long: their own times must do.
-            sweep_uploads(&uploads, |file| {
-                Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default() > IDLE_MAX)
-            })?;
-            Ok(removed)
-        })
-        .await
+        }
+        let (disk, uploads) = (Arc::clone(&self.disk), self.uploads.clone());
+        // Nobody knows for how long they have been left: their own times must do.
+        let is_old = |file: &std::fs::DirEntry| {
+            Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default() > IDLE_MAX)
+        };
+        blocking(move || Ok(sweep_uploads(&*disk, &uploads, is_old)?)).await?;
+        Ok(removed)
+    }
+
+    /// Those files of a folder that are named like blobs and have no row.
+    async fn without_row(&self, head: &str, mut names: Vec<String>) -> Result<Vec<String>, StoreError> {
+        let known = rows::digests(&mut *self.store.readers.acquire().await?, head).await?;
+        let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)?.get(2..)).collect();
+        // What is not named like a blob is none of ours.
+        let ours = |name: &str| digest::hex_part(&format!("sha256:{head}{name}")).is_some();
+        names.retain(|name| ours(name) && !known.contains(name.as_str()));
+        Ok(names)
     }
 
     /// The manifest of this digest, for somebody who is about to refer to it: the sweep spares it and its files.
@@ -367,12 +378,12 @@ impl Blobs {
             .await?;
         let places: Vec<(PathBuf, u64)> =
             gone.iter().filter_map(|(digest, size)| Some((self.place(digest).ok()?, *size))).collect();
-        let (uploads, idle) = (self.uploads.clone(), Arc::clone(&self.idle));
+        let (disk, uploads, idle) = (Arc::clone(&self.disk), self.uploads.clone(), Arc::clone(&self.idle));
         blocking(move || {
             let _held = held;
             let mut freed = 0;
             for (place, size) in places {
-                match std::fs::remove_file(&place) {
+                match disk.remove(&place) {
                     Ok(()) => freed += size,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => return Err(e.into()),
@@ -381,7 +392,7 @@ impl Blobs {
             // By the monotonic clock: what comes just now stays, whatever the wall clock says.
             let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
             let before = std::mem::take(&mut *idle);
-            sweep_uploads(&uploads, |file| {
+            sweep_uploads(&*disk, &uploads, |file| {
                 let (name, size) = (file.file_name(), file.metadata()?.len());
                 let since = before.get(&name).filter(|known| known.0 == size).map_or(now, |known| known.1);
                 idle.insert(name, (size, since));
@@ -402,7 +413,7 @@ impl Upload {
             return Err(Refusal::new(reason::BAD_REQUEST, text).into());
         }
         blocking(move || {
-            self.file.write_all(&bytes)?;
+            self.disk.write(&mut self.file, &bytes)?;
             self.hasher.update(&bytes);
             self.received = total;
             Ok(self)
@@ -428,6 +439,17 @@ fn hex(digest: &str) -> Result<&str, StoreError> {
     })
 }
 
+/// The names in a folder; none, if there is no such folder.
+fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+    match std::fs::read_dir(folder) {
+        Ok(files) => Ok(files
+            .map(|file| Ok(file?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<_>>()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Hashes the first `bytes` of a file.
 fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
     file.seek(SeekFrom::Start(0))?;
@@ -443,15 +465,10 @@ fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
     }
 }
 
-/// Renames a file whose bytes are on disk into its place, and has the folders remember it.
-fn settle(part: &Path, place: &Path) -> Result<(), StoreError> {
-    let folder = place.parent().unwrap_or(place);
-    if !folder.is_dir() {
-        std::fs::create_dir_all(folder)?;
-        synced(sync_dir(folder.parent().unwrap_or(folder)))?;
-    }
-    std::fs::rename(part, place)?;
-    synced(sync_dir(folder))
+/// Renames a file whose bytes are on disk into its place, and has the folder remember it.
+fn settle(disk: &dyn Disk, part: &Path, place: &Path) -> Result<(), StoreError> {
+    disk.rename(part, place)?;
+    synced(disk.sync_dir(place.parent().unwrap_or(place)))
 }
 
 /// A failed fsync, unless for want of space, leaves it unknown what is on disk.
@@ -468,19 +485,16 @@ fn damage(digest: &str) -> StoreError {
     Refusal::new(reason::DIGEST_MISMATCH, text).into()
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Removes unfinished uploads that are given up.
 fn sweep_uploads(
+    disk: &dyn Disk,
     uploads: &Path,
     mut is_given_up: impl FnMut(&std::fs::DirEntry) -> io::Result<bool>,
 ) -> io::Result<()> {
     for entry in std::fs::read_dir(uploads)? {
         let entry = entry?;
         if is_given_up(&entry)? {
-            std::fs::remove_file(entry.path())?;
+            disk.remove(&entry.path())?;
         }
     }
     Ok(())
@@ -495,6 +509,7 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
     use crate::live::Live;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -502,7 +517,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = Arc::new(Live::new(Duration::from_secs(30)));
         let (store, _, failed) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
-        let blobs = Blobs::open(dir.path(), store).unwrap();
+        let blobs = Blobs::open(dir.path(), store, Arc::new(RealDisk)).unwrap();
         let name = digest::of_bytes(b"bytes");
         let mut upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"bytes".to_vec()).await.unwrap();
         let part = upload.part.clone();

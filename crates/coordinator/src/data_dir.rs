@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{statfs, statvfs};
 use thiserror::Error;
 
+use crate::disk::{Disk, create_dirs};
+
 /// Why a data folder cannot be used.
 #[derive(Debug, Error)]
 pub enum DataDirError {
@@ -48,9 +50,9 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Creates the folder if need be, and takes hold of it.
-    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open(path: &Path, disk: &dyn Disk) -> Result<Self, DataDirError> {
         let io_error = |error: io::Error| DataDirError::Io { path: path.to_owned(), error };
-        std::fs::create_dir_all(path).map_err(io_error)?;
+        create_dirs(disk, path).map_err(io_error)?;
         let path = path.canonicalize().map_err(io_error)?;
         refuse_network(&path)?;
         let mut lock = OpenOptions::new()
@@ -132,6 +134,7 @@ fn mount_type(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
 
     #[test]
     fn file_systems_of_other_machines_are_known_and_local_ones_are_not_refused() {
@@ -147,11 +150,11 @@ mod tests {
     #[test]
     fn a_folder_is_held_by_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DataDir::open(dir.path()).unwrap();
-        let refused = DataDir::open(dir.path()).unwrap_err();
+        let held = DataDir::open(dir.path(), &RealDisk).unwrap();
+        let refused = DataDir::open(dir.path(), &RealDisk).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         drop(held);
-        DataDir::open(dir.path()).unwrap();
+        DataDir::open(dir.path(), &RealDisk).unwrap();
     }
 }

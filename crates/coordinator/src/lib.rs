@@ -10,6 +10,7 @@
 
 mod blobs;
 mod data_dir;
+mod disk;
 mod live;
 mod service;
 mod start;
@@ -17,4 +18,5 @@ mod store;
 mod upkeep;
 
 pub use data_dir::DataDirError;
+pub use disk::{Disk, RealDisk};
 pub use start::{Config, Failed, Running, StartError, start};

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::blobs::Blobs;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::disk::{Disk, RealDisk};
 use crate::live::Live;
 use crate::service::{self, Shared};
 use crate::store::{self, OpenError, Store, StoreError};
@@ -34,6 +35,8 @@ pub struct Config {
     pub outage_grace: Duration,
     /// Below this free space on the data folder's disk nothing is leased.
     pub min_free_bytes: u64,
+    /// What the files of the data folder lie on, but for SQLite's.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Config {
@@ -47,6 +50,7 @@ impl Config {
             heartbeat: Duration::from_secs(5),
             outage_grace: Duration::from_secs(120),
             min_free_bytes: 10 << 30,
+            disk: Arc::new(RealDisk),
         }
     }
 }
@@ -131,18 +135,14 @@ pub struct Failed(pub String);
 /// Why it cannot.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     check(&config)?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = DataDir::open(&config.data_dir, &*config.disk)?;
     let listener = listen(config.listen).await?;
     let addr = listener.local_addr().map_err(|error| StartError::Listen { addr: config.listen, error })?;
     let live = Arc::new(Live::new(config.lease));
     let (store, writer, failed) = store::open(&data_dir.database(), Arc::clone(&live)).await?;
-    let blobs = Blobs::open(&data_dir.path, store.clone())
+    let blobs = Blobs::open(&data_dir.path, store.clone(), Arc::clone(&config.disk))
         .map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
     let grace = config.outage_grace;
-    let removed = blobs.clean().await?;
-    if removed > 0 {
-        tracing::warn!(removed, "files without a row, left by a crash, are removed");
-    }
     let adopted = store.writer.write(move |tx| Box::pin(store::upkeep::adopt(tx, grace))).await?;
     let shared = Shared {
         store: store.clone(),

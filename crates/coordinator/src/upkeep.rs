@@ -13,22 +13,35 @@ pub(crate) const SWEEP_GRACE: Duration = Duration::from_secs(300);
 
 /// Runs until the coordinator ends.
 pub(crate) async fn run(shared: Shared) {
+    tokio::join!(clean(&shared), go_round(&shared));
+}
+
+/// Once: what a crash may have left.
+async fn clean(shared: &Shared) {
+    match shared.blobs.clean().await {
+        Ok(0) => {}
+        Ok(removed) => tracing::warn!(removed, "files without a row, left by a crash, are removed"),
+        Err(error) => tell("files without a row", Err(error)),
+    }
+}
+
+async fn go_round(shared: &Shared) {
     let tick = (shared.config.lease / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
     let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut aged, mut swept) = (Instant::now(), Instant::now());
     loop {
         ticks.tick().await;
-        tell("leases", lose_expired(&shared).await);
+        tell("leases", lose_expired(shared).await);
         if aged.elapsed() >= AGE_EVERY {
             let by = aged.elapsed();
             aged = Instant::now();
-            tell("limits", age(&shared, by).await);
+            tell("limits", age(shared, by).await);
         }
         if swept.elapsed() >= SWEEP_EVERY {
             swept = Instant::now();
             shared.live.prune();
-            tell("last seen", note_seen(&shared).await);
+            tell("last seen", note_seen(shared).await);
             match shared.blobs.sweep(SWEEP_GRACE).await {
                 Ok(0) => {}
                 Ok(bytes) => tracing::info!(bytes, "blobs swept"),

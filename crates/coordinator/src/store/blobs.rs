@@ -30,9 +30,11 @@ pub(crate) async fn damaged(tx: &mut Tx, digest: &str) -> Result<(), StoreError>
     Ok(())
 }
 
-/// The digests of every blob on record.
-pub(crate) async fn digests(conn: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT digest FROM blobs").fetch_all(conn).await?)
+/// The digests of the blobs on record whose hexadecimal digits begin with these.
+pub(crate) async fn digests(conn: &mut SqliteConnection, head: &str) -> Result<Vec<String>, StoreError> {
+    // 'g' comes behind every hexadecimal digit.
+    let sql = "SELECT digest FROM blobs WHERE digest >= 'sha256:' || ?1 AND digest < 'sha256:' || ?1 || 'g'";
+    Ok(sqlx::query_scalar(sql).bind(head).fetch_all(conn).await?)
 }
 
 /// Notes a blob whose file is in its place.

@@ -53,6 +53,9 @@ pub(crate) async fn open(
     let wide = options.clone().pragma("cache_size", format!("-{CACHE_KIB}"));
     let mut conn = SqliteConnection::connect_with(&wide).await?;
     check_version(&mut conn).await?;
+    // What the last process had in the WAL when an fsync failed can be read and need not be on the disk. In the
+    // database, and synced, it is.
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await?;
     migrate(&mut conn).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
