@@ -16,6 +16,7 @@ mod partitions;
 mod power;
 mod recovery;
 mod rng;
+mod simulated;
 mod stalls;
 mod uploads;
 
@@ -45,12 +46,16 @@ const ROWS: &[Row] = &[
     Row { number: 1, name: "kills", promise: "no acknowledged result is lost", run: kills::run },
     Row { number: 2, name: "power", promise: "it survives power loss", run: power::run },
     Row { number: 3, name: "stalls", promise: "a stale worker never wins", run: stalls::run },
+    Row { number: 3, name: "stale", promise: "a stale worker never wins, simulated", run: simulated::stale },
     Row { number: 4, name: "outage", promise: "workers ride out the coordinator's death", run: outage::run },
+    Row { number: 5, name: "deaths", promise: "no job is stuck, simulated", run: simulated::deaths },
     Row { number: 7, name: "recovery", promise: "fast recovery", run: recovery::run },
     Row { number: 8, name: "clocks", promise: "clocks do not matter", run: clocks::run },
+    Row { number: 8, name: "jumps", promise: "clocks do not matter, simulated", run: simulated::jumps },
     Row { number: 9, name: "full-disk", promise: "a full disk is clean", run: full_disk::run },
     Row { number: 9, name: "faults", promise: "a disk that is full or fails is clean", run: faults::run },
     Row { number: 10, name: "partitions", promise: "partitions heal", run: partitions::run },
+    Row { number: 10, name: "network", promise: "partitions heal, simulated", run: simulated::network },
     Row { number: 11, name: "uploads", promise: "uploads resume exactly", run: uploads::run },
     Row { number: 12, name: "giant", promise: "a giant grid is refused", run: giant::run },
     Row { number: 13, name: "fuzz", promise: "parsers never panic", run: fuzz::run },

@@ -535,7 +535,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = Arc::new(Live::new(Duration::from_secs(30)));
         let (store, _, _) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
-        let blobs = Blobs::open(dir.path(), store).unwrap();
+        let blobs = Blobs::open(dir.path(), store, Arc::new(crate::disk::RealDisk)).unwrap();
         let name = digest::of_bytes(b"bytes");
         let upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"by".to_vec()).await.unwrap();
         let long_ago = std::time::SystemTime::now() - 3652 * Duration::from_secs(24 * 3600);
