@@ -8,8 +8,10 @@
 //!
 //! Decisions are `kapell_dispatch`'s. Nothing leaves before it is on disk.
 
+pub mod backup;
 mod blobs;
 mod data_dir;
+pub mod doctor;
 mod live;
 mod service;
 mod start;
@@ -17,4 +19,4 @@ mod store;
 mod upkeep;
 
 pub use data_dir::DataDirError;
-pub use start::{Config, Failed, Running, StartError, start};
+pub use start::{Config, Failed, Limits, Running, StartError, start};

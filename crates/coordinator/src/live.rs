@@ -36,6 +36,8 @@ pub(crate) enum Push {
 struct Inner {
     table: LeaseTable,
     workers: HashMap<String, LiveWorker>,
+    /// What people call the attempts that run: study and trial.
+    names: HashMap<Held, (String, u32)>,
     /// Trials that came back to the queue, and when.
     returned: HashMap<i64, Duration>,
 }
@@ -100,17 +102,24 @@ impl Live {
         let mut inner = self.inner();
         for effect in after {
             match effect {
-                After::Granted { held, worker, study } => {
+                After::Granted { held, worker, study, name } => {
+                    inner.names.insert(held, name);
                     inner.returned.remove(&held.trial);
                     inner.table.grant(now, held, &worker, study);
                 }
-                After::Ended { held } => drop(inner.table.drop_lease(held)),
+                After::Ended { held } => {
+                    inner.names.remove(&held);
+                    drop(inner.table.drop_lease(held));
+                }
                 After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
                 After::Stepped { study, trial, attempt, from, to, reason } => {
                     tracing::info!(study, trial, attempt, from, to, reason, "trial");
                 }
                 After::Unwish { held } => inner.table.wish(held, None),
                 After::Returned { trial } => drop(inner.returned.insert(trial, now)),
+                After::Quarantined { worker, reason } => {
+                    tracing::warn!(worker, reason, "worker quarantined");
+                }
                 After::Drain { worker } => inner.push(&worker, Push::Drain),
                 After::WorkerChanged { worker } => {
                     if let Some(entry) = inner.workers.get_mut(&worker) {
@@ -228,6 +237,20 @@ impl Live {
         let mut inner = self.inner();
         inner.table.adopt(now, held, worker, study, grace);
         inner.table.wish(held, wish);
+    }
+
+    /// Notes what people call an attempt.
+    pub(crate) fn named(&self, held: Held, name: (String, u32)) {
+        self.inner().names.insert(held, name);
+    }
+
+    /// Has the lines of the log say which attempt they are about.
+    pub(crate) fn span(&self, held: Held) -> tracing::Span {
+        let Held { trial: trial_id, attempt } = held;
+        match self.inner().names.get(&held) {
+            Some((study, trial)) => tracing::info_span!("attempt", study, trial, attempt),
+            None => tracing::info_span!("attempt", trial_id, attempt),
+        }
     }
 
     /// The leases that have run out, with their workers.

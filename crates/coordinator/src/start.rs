@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::blobs::Blobs;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, clean_backups};
 use crate::live::Live;
 use crate::service::{self, Shared};
 use crate::store::{self, OpenError, Store, StoreError};
@@ -34,6 +34,24 @@ pub struct Config {
     pub outage_grace: Duration,
     /// Below this free space on the data folder's disk nothing is leased.
     pub min_free_bytes: u64,
+    pub limits: Limits,
+}
+
+/// How much is served at once; beyond it callers are told to come back later.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A worker has up to three.
+    pub connections: usize,
+    /// Calls without an answer yet, on one connection.
+    pub calls_per_connection: usize,
+    /// Until an answer begins. Waiting for work, and what goes through a whole study, may take longer.
+    pub call_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 32_768, calls_per_connection: 512, call_deadline: Duration::from_secs(30) }
+    }
 }
 
 impl Config {
@@ -47,6 +65,7 @@ impl Config {
             heartbeat: Duration::from_secs(5),
             outage_grace: Duration::from_secs(120),
             min_free_bytes: 10 << 30,
+            limits: Limits::default(),
         }
     }
 }
@@ -138,6 +157,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (store, writer, failed) = store::open(&data_dir.database(), Arc::clone(&live)).await?;
     let blobs = Blobs::open(&data_dir.path, store.clone())
         .map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
+    clean_backups(&data_dir.path).map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
     let grace = config.outage_grace;
     let removed = blobs.clean().await?;
     if removed > 0 {

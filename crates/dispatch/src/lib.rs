@@ -6,10 +6,12 @@
 //! - [`trial`]: the life of a trial and its attempts;
 //! - [`study`]: the life of a study;
 //! - [`lease`]: who holds what, until when;
+//! - [`quarantine`]: which worker is to blame;
 //! - [`queue`]: whose trial is next, and for which worker;
 //! - [`report`]: which measurements are taken.
 
 pub mod lease;
+pub mod quarantine;
 pub mod queue;
 pub mod report;
 pub mod study;

@@ -12,13 +12,13 @@ use super::{StoreError, Tx, finish, trials};
 
 /// Adopts the attempts that ran when the last process ended: each has `grace` to be heard of, bounded in total.
 pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreError> {
-    let sql = "SELECT a.trial, a.attempt, a.worker, t.study, a.grace_ms, s.state
+    let sql = "SELECT a.trial, a.attempt, a.worker, t.study, a.grace_ms, s.state, s.name, t.number
                FROM attempts a JOIN trials t ON t.id = a.trial JOIN studies s ON s.id = t.study
                WHERE a.outcome IS NULL";
-    let running: Vec<(i64, u32, String, i64, i64, String)> =
+    let running: Vec<(i64, u32, String, i64, i64, String, String, u32)> =
         sqlx::query_as(sql).fetch_all(&mut tx.conn).await?;
     let n = running.len();
-    for (trial, attempt, worker, study, used_ms, state) in running {
+    for (trial, attempt, worker, study, used_ms, state, name, number) in running {
         let held = Held { trial, attempt };
         let used = Duration::from_millis(u64::try_from(used_ms).unwrap_or(u64::MAX));
         let given = restart_grace(used, grace);
@@ -29,6 +29,7 @@ pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreEr
             .execute(&mut tx.conn)
             .await?;
         tx.live.adopt(held, &worker, study, given, adopted_wish(&state));
+        tx.live.named(held, (name, number));
     }
     Ok(n)
 }
