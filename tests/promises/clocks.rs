@@ -16,7 +16,7 @@ use crate::options::{Failure, Figure, Options};
 /// Ten years, with three leap days.
 const JUMP_S: i64 = (10 * 365 + 3) * 24 * 3600;
 /// Long enough that a busy machine loses none of them.
-const LEASE: &[&str] = &["--lease", "20s", "--heartbeat", "100ms"];
+const LEASE: &[(&str, &str)] = &[("--lease", "20s"), ("--heartbeat", "100ms")];
 const WITNESSES: usize = 3;
 /// The preloaded library: the source is beside this file.
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/promises/house/clock.c");

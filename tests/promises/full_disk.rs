@@ -15,7 +15,7 @@ use crate::options::{Failure, Figure, Options};
 
 const DISK_MIB: u32 = 256;
 const MIN_FREE: u64 = 16 << 20;
-const FLAGS: &[&str] = &["--min-free", "16MiB", "--lease", "20s", "--heartbeat", "100ms"];
+const FLAGS: &[(&str, &str)] = &[("--min-free", "16MiB"), ("--lease", "20s"), ("--heartbeat", "100ms")];
 const WITNESSES: usize = 3;
 /// Epochs of a trial that nobody finishes.
 const ENDLESS: u64 = 1_000_000;

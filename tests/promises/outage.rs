@@ -12,7 +12,7 @@ use crate::house::ledger::Ledger;
 use crate::house::{House, Training, audit, block_on, witness};
 use crate::options::{Failure, Figure, Options};
 
-const LEASE: &[&str] = &["--lease", "600ms", "--heartbeat", "100ms", "--outage-grace", "5s"];
+const LEASE: &[(&str, &str)] = &[("--lease", "600ms"), ("--heartbeat", "100ms"), ("--outage-grace", "5s")];
 const WORKERS: u64 = 2;
 /// More than the workers hold, so that some wait in the queue.
 const TRIALS: u64 = 3;

@@ -17,7 +17,7 @@ use crate::options::{Failure, Figure, Options};
 
 /// What a worker says whose write is refused.
 const REFUSED: &str = "the trial is no longer ours";
-const LEASE: &[&str] = &["--lease", "600ms", "--heartbeat", "100ms"];
+const LEASE: &[(&str, &str)] = &[("--lease", "600ms"), ("--heartbeat", "100ms")];
 const TRIALS: u64 = 6;
 const EPOCHS: u64 = 12;
 

@@ -18,7 +18,7 @@ use crate::options::{Failure, Figure, Options};
 /// Of the wire format: what may have to be sent again after a cut.
 const CHUNK: u64 = 1 << 20;
 const MEMORY_KIB_MAX: u64 = 64 * 1024;
-const LEASE: &[&str] = &["--lease", "5s", "--heartbeat", "100ms"];
+const LEASE: &[(&str, &str)] = &[("--lease", "5s"), ("--heartbeat", "100ms")];
 const BEAT_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {

@@ -21,8 +21,8 @@ use ledger::Ledger;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Leases and beats short enough for a test.
-const FLAGS: &[&str] =
-    &["--lease", "1500ms", "--heartbeat", "100ms", "--outage-grace", "2s", "--min-free", "1MiB", "--json"];
+const FLAGS: &[(&str, &str)] =
+    &[("--lease", "1500ms"), ("--heartbeat", "100ms"), ("--outage-grace", "2s"), ("--min-free", "1MiB")];
 
 /// Runs a row's asynchronous part.
 pub(crate) fn block_on<T>(row: impl Future<Output = T>) -> Result<T> {
@@ -43,11 +43,12 @@ pub(crate) struct House {
 }
 
 impl House {
-    /// Nothing runs yet. `flags` come behind the usual ones and win.
-    pub(crate) fn new(dice: &mut Dice, flags: &[&str]) -> Result<Self> {
+    /// Nothing runs yet. `flags` are the coordinator's, instead of the usual ones of these names.
+    pub(crate) fn new(dice: &mut Dice, flags: &[(&str, &str)]) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let data = home.path().join("data");
-        let flags = FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+        let usual = FLAGS.iter().filter(|usual| flags.iter().all(|flag| flag.0 != usual.0));
+        let flags = usual.chain(flags).flat_map(|flag| [flag.0.to_owned(), flag.1.to_owned()]).collect();
         Ok(Self { data, home, listen: free_port(dice)?, flags, environment: Vec::new() })
     }
 
@@ -83,7 +84,7 @@ impl House {
     /// Starts a coordinator on the folder and does not wait for it.
     pub(crate) fn spawn_coordinator(&self) -> Result<Process> {
         let (data, listen) = (self.data.to_string_lossy().into_owned(), self.listen.to_string());
-        let mut args = vec!["coordinator", "--data-dir", &data, "--listen", &listen];
+        let mut args = vec!["coordinator", "--data-dir", &data, "--listen", &listen, "--json"];
         args.extend(self.flags.iter().map(String::as_str));
         self.start(self.command(&args), "coordinator")
     }
