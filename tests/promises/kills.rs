@@ -9,7 +9,7 @@ use crate::house::witness::{self, Witness};
 use crate::house::{House, audit, block_on};
 use crate::options::{Failure, Figure, Options};
 
-const WITNESSES: usize = 6;
+const WITNESSES: usize = 12;
 /// Kills of one data folder, so that its audit stays short.
 const KILLS_A_FOLDER: u64 = 500;
 
@@ -40,7 +40,7 @@ async fn folder(dice: &mut Dice, kills: u64) -> Result<usize> {
     }
     let feeder = tokio::spawn(witness::feed(witness::client(&house.url())?, ledger.clone(), fed));
     for _ in 0..kills {
-        tokio::time::sleep(dice.millis(20..250)).await;
+        tokio::time::sleep(dice.millis(20..350)).await;
         coordinator.kill()?;
         if dice.one_in(8) {
             // Killed while it starts.

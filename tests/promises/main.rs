@@ -7,6 +7,7 @@ mod house;
 mod kills;
 mod options;
 mod outage;
+mod partitions;
 mod stalls;
 mod uploads;
 
@@ -31,6 +32,7 @@ const ROWS: &[Row] = &[
     Row { number: 4, name: "outage", promise: "workers ride out the coordinator's death", run: outage::run },
     Row { number: 8, name: "clocks", promise: "clocks do not matter", run: clocks::run },
     Row { number: 9, name: "full-disk", promise: "a full disk is clean", run: full_disk::run },
+    Row { number: 10, name: "partitions", promise: "partitions heal", run: partitions::run },
     Row { number: 11, name: "uploads", promise: "uploads resume exactly", run: uploads::run },
 ];
 

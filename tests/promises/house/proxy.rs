@@ -87,8 +87,12 @@ impl Proxy {
         }
     }
 
-    /// Swallows what goes this way and leaves the connections open: half of them is dead, and nobody is told.
+    /// Swallows what goes this way and leaves the connections open: half of them is dead, and nobody is told. They end
+    /// with a cut, since no connection goes on without the bytes that it has lost.
     pub(crate) fn swallow(&self, way: Way, swallows: bool) {
+        if !swallows {
+            self.cut();
+        }
         let flag = match way {
             Way::Up => &self.control.swallows_up,
             Way::Down => &self.control.swallows_down,

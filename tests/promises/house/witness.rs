@@ -198,7 +198,7 @@ impl Witness {
             let batch = u32::try_from(self.dice.from(1..4))?.min(epochs - epoch);
             self.report(work, epoch + 1, epoch + batch).await?;
             epoch += batch;
-            if epoch < epochs && self.dice.one_in(3) {
+            if epoch < epochs && self.dice.one_in(5) {
                 self.checkpoint(work, epoch).await?;
             }
         }
