@@ -416,9 +416,7 @@ pub(crate) enum BenchCommand {
     )]
     Train(BenchTrainArgs),
     /// Run trials that do nothing through the real gRPC service and the real on-disk store.
-    #[command(
-        after_help = "Example:\n  kapell bench dispatch --trials 8640 --workers 2 --reports 30 --json"
-    )]
+    #[command(after_help = "Example:\n  kapell bench dispatch --trials 8640 --workers 2 --reports 30 --json")]
     Dispatch(BenchDispatchArgs),
 }
 

@@ -112,7 +112,10 @@ fn show(report: &Report) {
         1000.0 * report.coordinator_cpu_s_per_trial
     ));
     let lease = &report.lease_ms;
-    output::line(format!("lease: median {:.1} ms, p99 {:.1} ms, longest {:.1} ms", lease.p50, lease.p99, lease.max));
+    output::line(format!(
+        "lease: median {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+        lease.p50, lease.p99, lease.max
+    ));
     output::line(format!(
         "{} trials, {} lost, {} duplicated; database of {}",
         report.trials,

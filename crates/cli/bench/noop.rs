@@ -82,7 +82,8 @@ pub(super) async fn run(plan: Plan, trials: u64) -> Result<(Seen, Duration), Cli
 /// A few at a time: that is no part of the measurement.
 async fn register_all(hands: &[Hand]) -> Result<(), ClientError> {
     for some in hands.chunks(64) {
-        let mut calls: JoinSet<_> = some.iter().cloned().map(|hand| async move { hand.register().await }).collect();
+        let mut calls: JoinSet<_> =
+            some.iter().cloned().map(|hand| async move { hand.register().await }).collect();
         while let Some(done) = calls.join_next().await {
             done.unwrap_or(Ok(()))?;
         }
@@ -137,7 +138,9 @@ impl Hand {
                 }
                 number += 1;
                 let works = self.lease(number, claimed).await?;
-                self.house.left.fetch_add(claimed - i64::try_from(works.len()).unwrap_or(0), Ordering::Relaxed);
+                self.house
+                    .left
+                    .fetch_add(claimed - i64::try_from(works.len()).unwrap_or(0), Ordering::Relaxed);
                 for work in works {
                     let (hand, held) = (self.clone(), held.clone());
                     trials.spawn(async move { hand.trial(work, &held).await });

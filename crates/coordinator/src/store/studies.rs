@@ -208,7 +208,9 @@ pub(crate) async fn judge(tx: &mut Tx, study: i64) -> Result<(), StoreError> {
     let (state, open): (String, i64) = sqlx::query_as(sql).bind(study).fetch_one(&mut tx.conn).await?;
     let event = StudyEvent::Judge { open: u64::try_from(open).unwrap_or(0) };
     // Nearly always nothing follows, which is known without another look at the study.
-    let nothing = |state| study::transition(state, event).is_ok_and(|(next, effects)| next == state && effects.is_empty());
+    let nothing = |state| {
+        study::transition(state, event).is_ok_and(|(next, effects)| next == state && effects.is_empty())
+    };
     if StudyState::parse(&state).is_some_and(nothing) {
         return Ok(());
     }

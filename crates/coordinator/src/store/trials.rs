@@ -1,7 +1,9 @@
 //! Trials in the database: loaded, asked of the state machine, written back where they still are as loaded.
 
 use kapell_dispatch::trial::{self, RetryPolicy};
-use kapell_dispatch::{Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState};
+use kapell_dispatch::{
+    Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState,
+};
 use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
