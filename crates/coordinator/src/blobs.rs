@@ -2,6 +2,7 @@
 //! fsynced, renamed into its place, the folder fsynced; only then a row says that it is there.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,15 @@ const RESERVE_BYTES: u64 = 64 << 20;
 
 /// Manifests that are remembered.
 const MANIFESTS_KEPT: usize = 1024;
+/// An upload that broke off has so long to write what has come, before somebody who asks is told how far it got.
+const SETTLE_MAX: Duration = Duration::from_millis(250);
+/// Uploads that broke off and whose hash is kept.
+const PARKED_MAX: usize = 256;
+/// What nobody has gone on with for so long is given up.
+const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes and hash of uploads that broke off, by digest: whoever goes on need not read what is there.
+type Parked = Arc<Mutex<HashMap<String, (u64, Sha256)>>>;
 
 /// The store of blobs.
 #[derive(Clone)]
@@ -30,6 +40,9 @@ pub(crate) struct Blobs {
     store: Store,
     /// One writer at a time for each digest.
     writing: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    parked: Parked,
+    /// Sizes of unfinished uploads, and since when they have them.
+    idle: Arc<Mutex<HashMap<OsString, (u64, Instant)>>>,
     /// When a digest was last asked for or finished: a sweep spares what somebody is about to refer to.
     touched: Arc<Mutex<HashMap<String, Instant>>>,
     started: Instant,
@@ -56,6 +69,8 @@ pub(crate) struct Upload {
     file: File,
     hasher: Sha256,
     part: PathBuf,
+    /// Where its hash goes if it breaks off.
+    parked: Option<Parked>,
     _only: OwnedMutexGuard<()>,
 }
 
@@ -70,6 +85,8 @@ impl Blobs {
             uploads,
             store,
             writing: Arc::default(),
+            parked: Arc::default(),
+            idle: Arc::default(),
             touched: Arc::default(),
             started: Instant::now(),
             manifests: Arc::default(),
@@ -106,6 +123,15 @@ impl Blobs {
         Ok(Here::Partly { received: part.map_or(0, |m| m.len()) })
     }
 
+    /// Waits for an upload that has just broken off: it still writes what has come.
+    pub(crate) async fn settled(&self, digest: &str) {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        if let Some(lock) = writing {
+            // One that goes on is not waited for.
+            drop(tokio::time::timeout(SETTLE_MAX, lock.lock()).await);
+        }
+    }
+
     /// Begins or goes on with an upload. Waits while another one of the same digest is under way.
     pub(crate) async fn begin(&self, digest: &str, size: u64, offset: u64) -> Result<Upload, StoreError> {
         let part = self.uploads.join(hex(digest)?);
@@ -116,6 +142,8 @@ impl Blobs {
         };
         let only = lock.lock_owned().await;
         let digest = digest.to_owned();
+        let parked = Arc::clone(&self.parked);
+        let known = parked.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
         blocking(move || {
             let mut file =
                 OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part)?;
@@ -130,9 +158,13 @@ impl Blobs {
                 return Err(Refusal::new(reason::DISK_FULL, text).into());
             }
             file.set_len(offset)?;
-            let hasher = hash(&mut file, offset)?;
+            let hasher = match known {
+                Some((at, hasher)) if at == offset => hasher,
+                _ => hash(&mut file, offset)?,
+            };
             file.seek(SeekFrom::Start(offset))?;
-            Ok(Upload { digest, size, received: offset, file, hasher, part, _only: only })
+            let parked = Some(parked);
+            Ok(Upload { digest, size, received: offset, file, hasher, part, parked, _only: only })
         })
         .await
     }
@@ -144,6 +176,8 @@ impl Blobs {
         let _held = self.sweeping.read().await;
         // Its lock is held until the row is there.
         let done = blocking(move || {
+            let mut upload = upload;
+            upload.parked = None;
             let found = format!("sha256:{}", hex::encode(upload.hasher.clone().finalize()));
             if found != upload.digest {
                 std::fs::remove_file(&upload.part)?;
@@ -262,7 +296,10 @@ impl Blobs {
                     }
                 }
             }
-            sweep_uploads(&uploads)?;
+            // Nobody knows for how long: their own times must do.
+            sweep_uploads(&uploads, |file| {
+                Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default() > IDLE_MAX)
+            })?;
             Ok(removed)
         })
         .await
@@ -339,7 +376,7 @@ impl Blobs {
             .await?;
         let places: Vec<(PathBuf, u64)> =
             gone.iter().filter_map(|(digest, size)| Some((self.place(digest).ok()?, *size))).collect();
-        let uploads = self.uploads.clone();
+        let (uploads, idle) = (self.uploads.clone(), Arc::clone(&self.idle));
         blocking(move || {
             let _held = held;
             let mut freed = 0;
@@ -350,7 +387,15 @@ impl Blobs {
                     Err(e) => return Err(e.into()),
                 }
             }
-            sweep_uploads(&uploads)?;
+            // By the monotonic clock: what comes just now stays, whatever the wall clock says.
+            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::take(&mut *idle);
+            sweep_uploads(&uploads, |file| {
+                let (name, size) = (file.file_name(), file.metadata()?.len());
+                let since = before.get(&name).filter(|known| known.0 == size).map_or(now, |known| known.1);
+                idle.insert(name, (size, since));
+                Ok(now.duration_since(since) > IDLE_MAX)
+            })?;
             Ok(freed)
         })
         .await
@@ -379,6 +424,17 @@ impl Upload {
 pub(crate) fn place_in(root: &Path, digest: &str) -> Result<PathBuf, StoreError> {
     let (head, tail) = hex(digest)?.split_at(2);
     Ok(root.join(head).join(tail))
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(parked) = self.parked.take() else { return };
+        let mut parked = parked.lock().unwrap_or_else(PoisonError::into_inner);
+        if parked.len() >= PARKED_MAX {
+            parked.clear();
+        }
+        parked.insert(std::mem::take(&mut self.digest), (self.received, self.hasher.clone()));
+    }
 }
 
 fn hex(digest: &str) -> Result<&str, StoreError> {
@@ -431,13 +487,14 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Unfinished uploads that nobody has gone on with for a day.
-fn sweep_uploads(uploads: &Path) -> io::Result<()> {
-    const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Removes unfinished uploads that are given up.
+fn sweep_uploads(
+    uploads: &Path,
+    mut is_given_up: impl FnMut(&std::fs::DirEntry) -> io::Result<bool>,
+) -> io::Result<()> {
     for entry in std::fs::read_dir(uploads)? {
         let entry = entry?;
-        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > DAY {
+        if is_given_up(&entry)? {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -471,5 +528,23 @@ mod tests {
         assert!(failed.await.unwrap().contains("fsync"));
         assert!(!part.exists());
         assert_eq!(blobs.stat(&name).await.unwrap(), Here::Partly { received: 0 });
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upload_under_way_outlives_a_sweep_behind_a_jump_of_the_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = Arc::new(Live::new(Duration::from_secs(30)));
+        let (store, _, _) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
+        let blobs = Blobs::open(dir.path(), store).unwrap();
+        let name = digest::of_bytes(b"bytes");
+        let upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"by".to_vec()).await.unwrap();
+        let long_ago = std::time::SystemTime::now() - 3652 * Duration::from_secs(24 * 3600);
+        upload.file.set_modified(long_ago).unwrap();
+        blobs.sweep(Duration::ZERO).await.unwrap();
+        drop(upload);
+        assert_eq!(blobs.stat(&name).await.unwrap(), Here::Partly { received: 2 });
+        blobs.sweep(Duration::ZERO).await.unwrap();
+        let upload = blobs.begin(&name, 5, 2).await.unwrap().push(b"tes".to_vec()).await.unwrap();
+        assert_eq!(blobs.finish(upload).await.unwrap(), 5, "with the hash that was parked");
     }
 }

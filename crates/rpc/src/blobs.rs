@@ -80,10 +80,9 @@ impl Client {
         check_digest(digest)?;
         let open = to.to_owned();
         let mut part = blocking(move || Part::open(&open)).await??;
-        let start = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut progress = Progress::new();
         loop {
-            let before = part.length;
+            progress.reached(part.length);
             let error = match self.download_rest(digest, &mut part).await {
                 Ok(()) => match part.finish(digest, to)? {
                     true => return Ok(part.length),
@@ -100,8 +99,9 @@ impl Client {
                 },
                 Err(error) => error,
             };
-            let delay = backoff.delay();
-            if !error.is_temporary() || (part.length == before && start.elapsed() + delay > self.patience()) {
+            progress.reached(part.length);
+            let delay = progress.backoff.delay();
+            if !error.is_temporary() || progress.since.elapsed() + delay > self.patience() {
                 return Err(error);
             }
             tokio::time::sleep(delay).await;
@@ -170,19 +170,17 @@ impl Client {
     }
 
     async fn upload(&self, digest: &str, size: u64, source: &Source) -> Result<(), ClientError> {
-        let mut start = Instant::now();
-        let mut backoff = Backoff::default();
-        let mut furthest = 0;
+        let mut progress = Progress::new();
         loop {
-            let result = self.upload_rest(digest, size, source, &mut furthest, &mut start).await;
+            let result = self.upload_rest(digest, size, source, &mut progress).await;
             let error = match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let delay = backoff.delay();
+            let delay = progress.backoff.delay();
             // Another client may upload the same blob at the same time: then it will soon be there.
             let raced = error.has_reason(reason::OFFSET_DIFFERS);
-            if !(error.is_temporary() || raced) || start.elapsed() + delay > self.patience() {
+            if !(error.is_temporary() || raced) || progress.since.elapsed() + delay > self.patience() {
                 return Err(error);
             }
             tracing::debug!(digest, %error, ?delay, "uploading again");
@@ -190,22 +188,19 @@ impl Client {
         }
     }
 
-    /// Sends what is not there yet. An upload that gets further than the last one starts the patience anew.
+    /// Sends what is not there yet.
     async fn upload_rest(
         &self,
         digest: &str,
         size: u64,
         source: &Source,
-        furthest: &mut u64,
-        start: &mut Instant,
+        progress: &mut Progress,
     ) -> Result<(), ClientError> {
         let mut offset = match self.blob_status(digest).await? {
             status if status.complete => return Ok(()),
             status => status.received,
         };
-        if offset > *furthest {
-            (*furthest, *start) = (offset, Instant::now());
-        }
+        progress.reached(offset);
         if offset > size {
             offset = 0;
         }
@@ -280,6 +275,26 @@ impl Client {
                 return Err(ClientError::new(Kind::Integrity, format!("{digest} is longer than it may be")));
             }
             take(&chunk.data)?;
+        }
+    }
+}
+
+/// How far a transfer has got. Where it gets further, patience and pauses begin anew: a transfer that is cut a
+/// thousand times on its way is no coordinator that is away.
+struct Progress {
+    furthest: u64,
+    since: Instant,
+    backoff: Backoff,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { furthest: 0, since: Instant::now(), backoff: Backoff::default() }
+    }
+
+    fn reached(&mut self, bytes: u64) {
+        if bytes > self.furthest {
+            *self = Self { furthest: bytes, ..Self::new() };
         }
     }
 }

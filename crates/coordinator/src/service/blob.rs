@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, bad_request, refuse};
-use crate::blobs::Here;
+use crate::blobs::{Blobs, Here};
 
 /// Bytes of one chunk at most.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -33,6 +33,7 @@ impl BlobService for BlobCalls {
         }
         let mut blobs = Vec::with_capacity(digests.len());
         for digest in digests {
+            self.0.blobs.settled(&digest).await;
             blobs.push(match self.0.blobs.stat(&digest).await? {
                 Here::Complete { size } => v1::BlobStatus { digest, complete: true, received: size, size },
                 Here::Partly { received } => v1::BlobStatus { digest, complete: false, received, size: 0 },
@@ -45,30 +46,12 @@ impl BlobService for BlobCalls {
         &self,
         request: Request<Streaming<v1::UploadChunk>>,
     ) -> Result<Response<v1::UploadResponse>, Status> {
-        let mut chunks = request.into_inner();
-        let first = chunk(&mut chunks).await?.ok_or_else(|| bad_request("an upload has a first chunk"))?;
-        if let Here::Complete { size } = self.0.blobs.stat(&first.digest).await? {
-            return Ok(Response::new(v1::UploadResponse { received: size, complete: true }));
-        }
-        let mut upload = self.0.blobs.begin(&first.digest, first.size, first.offset).await?;
-        // Somebody else may have finished it while this one waited.
-        if let Here::Complete { size } = self.0.blobs.stat(&first.digest).await? {
-            return Ok(Response::new(v1::UploadResponse { received: size, complete: true }));
-        }
-        let mut next = Some(first);
-        while let Some(c) = next {
-            if c.data.len() > CHUNK_BYTES {
-                return Err(bad_request(format!("a chunk has at most {CHUNK_BYTES} bytes")));
-            }
-            upload = upload.push(c.data).await?;
-            next = if upload.received < upload.size { chunk(&mut chunks).await? } else { None };
-        }
-        if upload.received < upload.size {
-            let received = upload.received;
-            return Ok(Response::new(v1::UploadResponse { received, complete: false }));
-        }
-        let received = self.0.blobs.finish(upload).await?;
-        Ok(Response::new(v1::UploadResponse { received, complete: true }))
+        let receiving = receive(self.0.blobs.clone(), request.into_inner());
+        // On its own: what has come is written although its connection, and with it this call, is gone.
+        let received = tokio::spawn(receiving).await;
+        received
+            .map_err(|error| refuse(reason::INTERNAL, format!("an upload ended early: {error}")))?
+            .map(Response::new)
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadChunk, Status>> + Send>>;
@@ -114,6 +97,31 @@ impl BlobService for BlobCalls {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+}
+
+async fn receive(blobs: Blobs, mut chunks: Streaming<v1::UploadChunk>) -> Result<v1::UploadResponse, Status> {
+    let first = chunk(&mut chunks).await?.ok_or_else(|| bad_request("an upload has a first chunk"))?;
+    let there = |size| v1::UploadResponse { received: size, complete: true };
+    if let Here::Complete { size } = blobs.stat(&first.digest).await? {
+        return Ok(there(size));
+    }
+    let mut upload = blobs.begin(&first.digest, first.size, first.offset).await?;
+    // Somebody else may have finished it while this one waited.
+    if let Here::Complete { size } = blobs.stat(&first.digest).await? {
+        return Ok(there(size));
+    }
+    let mut next = Some(first);
+    while let Some(c) = next {
+        if c.data.len() > CHUNK_BYTES {
+            return Err(bad_request(format!("a chunk has at most {CHUNK_BYTES} bytes")));
+        }
+        upload = upload.push(c.data).await?;
+        next = if upload.received < upload.size { chunk(&mut chunks).await? } else { None };
+    }
+    if upload.received < upload.size {
+        return Ok(v1::UploadResponse { received: upload.received, complete: false });
+    }
+    Ok(there(blobs.finish(upload).await?))
 }
 
 async fn chunk(chunks: &mut Streaming<v1::UploadChunk>) -> Result<Option<v1::UploadChunk>, Status> {
