@@ -1,6 +1,7 @@
 //! Backups and restores, as far as the database goes: a consistent copy, what is in it, and the life after a restore.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use kapell_dispatch::trial::Ending;
 use kapell_dispatch::{Held, TrialEvent};
@@ -46,13 +47,13 @@ pub(crate) async fn open_copy(path: &Path) -> Result<SqliteConnection, StoreErro
 /// Opens the database of a data folder that nobody else writes to, as it is: without bringing its schema up to date.
 pub(crate) async fn open_quiet(path: &Path) -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new().filename(path).foreign_keys(true);
-    Ok(options.busy_timeout(std::time::Duration::from_secs(10)).connect().await?)
+    Ok(options.busy_timeout(Duration::from_secs(10)).connect().await?)
 }
 
 /// Opens the database of a data folder that a coordinator holds, to look at it only.
 pub(crate) async fn open_beside(path: &Path) -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
-    Ok(options.busy_timeout(std::time::Duration::from_secs(10)).connect().await?)
+    Ok(options.busy_timeout(Duration::from_secs(10)).connect().await?)
 }
 
 /// Reads what a copy refers to.
@@ -109,14 +110,27 @@ pub(crate) async fn begin_life(tx: &mut Tx, life: u32) -> Result<usize, StoreErr
     Ok(running.len())
 }
 
-/// Closes a database for good: one file, without a WAL beside it.
+/// Closes a database for good: one file, without a WAL beside it. The threads of connections that were just closed may
+/// hold it for a moment still, and SQLite does not wait for those here.
 pub(crate) async fn settle(path: &Path) -> Result<(), StoreError> {
-    let options = SqliteConnectOptions::new().filename(path).busy_timeout(std::time::Duration::from_secs(10));
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(20);
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE);
     let mut conn = options.connect().await?;
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = DELETE").fetch_one(&mut conn).await?;
-    conn.close().await?;
-    if mode != "delete" {
-        return Err(StoreError::Corrupt(format!("the restored database stays in journal mode {mode}")));
+    let begun = Instant::now();
+    loop {
+        let mode: Result<String, _> =
+            sqlx::query_scalar("PRAGMA journal_mode = DELETE").fetch_one(&mut conn).await;
+        match mode {
+            Ok(mode) if mode == "delete" => break,
+            Ok(_) | Err(_) if begun.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            Ok(mode) => {
+                return Err(StoreError::Corrupt(format!(
+                    "the restored database stays in journal mode {mode}"
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    Ok(conn.close().await?)
 }
