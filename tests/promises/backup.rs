@@ -13,8 +13,8 @@ use crate::house::{House, block_on};
 use crate::options::{Failure, Figure, Options};
 
 const STUDY: &str = "study";
-const TRIALS: u64 = 60;
-const EPOCHS: u64 = 6;
+const TRIALS: u64 = 24;
+const EPOCHS: u64 = 4;
 const WITNESSES: usize = 3;
 /// Longer than anything here takes: no lease may run out by itself.
 const LEASE: &[(&str, &str)] = &[("--lease", "60s")];
@@ -63,7 +63,7 @@ async fn once(dice: &mut Dice) -> Result<Tally> {
         witness.register().await?;
         witnesses.spawn(witness.serve(stopped.clone()));
     }
-    tokio::time::sleep(dice.millis(20..400)).await;
+    tokio::time::sleep(dice.millis(20..250)).await;
 
     let before = acknowledged(&ledger);
     let (backup, restored) = (house.path("backup"), house.path("restored"));
