@@ -15,8 +15,9 @@ use crate::options::{Failure, Figure, Options};
 
 /// Ten years, with three leap days.
 const JUMP_S: i64 = (10 * 365 + 3) * 24 * 3600;
-/// Long enough that a busy machine loses none of them.
-const LEASE: &[(&str, &str)] = &[("--lease", "20s"), ("--heartbeat", "100ms")];
+/// Long enough that a busy machine loses none of them; looked at (every eighth of it) more often than they are renewed,
+/// so that a lease by the wall clock would be seen to expire.
+const LEASE: &[(&str, &str)] = &[("--lease", "6s"), ("--heartbeat", "3s")];
 const WITNESSES: usize = 3;
 /// The preloaded library: the source is beside this file.
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/promises/house/clock.c");
@@ -77,7 +78,7 @@ async fn jump(dice: &mut Dice, jumps: u64, shim: &Path) -> Result<usize> {
         let clock = &clocks[usize::from(dice.one_in(3))];
         let by = [0, JUMP_S, -JUMP_S][usize::try_from(dice.from(0..3))?];
         std::fs::write(clock, by.to_string())?;
-        tokio::time::sleep(dice.millis(100..200)).await;
+        tokio::time::sleep(dice.millis(100..400)).await;
         seen = [seen[0] || by > 0, seen[1] || by < 0];
     }
     enough.send_replace(true);

@@ -19,6 +19,8 @@ const FLAGS: &[(&str, &str)] = &[("--min-free", "16MiB"), ("--lease", "20s"), ("
 const WITNESSES: usize = 3;
 /// Epochs of a trial that nobody finishes.
 const ENDLESS: u64 = 1_000_000;
+/// The coordinator looks at its disk once a second before it leases.
+const LOOK: Duration = Duration::from_millis(1200);
 /// Writes refused for want of space before the disk is emptied again.
 const REFUSED: u64 = 5;
 
@@ -109,6 +111,7 @@ async fn leasing_has_stopped(
     ensure!(said, "no warning of the low disk: {:?}", info.warnings);
     let mut idle = Witness::new("idle", &house.url(), ledger, dice.fork())?;
     idle.register().await?;
+    tokio::time::sleep(LOOK).await;
     ensure!(idle.lease(0).await?.is_empty(), "work was leased below --min-free");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kapell_dispatch::lease::BeatAnswer;
-use kapell_dispatch::{Held, LeaseTable, Order};
+use kapell_dispatch::{Held, Order, Reactor};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -34,16 +34,13 @@ pub(crate) enum Push {
 
 #[derive(Default)]
 struct Inner {
-    table: LeaseTable,
+    reactor: Reactor,
     workers: HashMap<String, LiveWorker>,
     /// What people call the attempts that run: study and trial.
     names: HashMap<Held, (String, u32)>,
-    /// Trials that came back to the queue, and when.
-    returned: HashMap<i64, Duration>,
 }
 
 struct LiveWorker {
-    heard: Duration,
     heard_ms: i64,
     orders: Option<mpsc::Sender<Push>>,
     /// The process that has this name and whether it is to leave, as the store said when it was last asked.
@@ -54,7 +51,6 @@ struct LiveWorker {
 
 pub(crate) struct Live {
     epoch: Instant,
-    pub(crate) lease: Duration,
     inner: Mutex<Inner>,
     queue: Notify,
     /// Requests for work that wait.
@@ -68,10 +64,9 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn new(lease: Duration) -> Self {
-        let inner = Inner { table: LeaseTable::new(lease), ..Inner::default() };
+        let inner = Inner { reactor: Reactor::new(lease), ..Inner::default() };
         Self {
             epoch: Instant::now(),
-            lease,
             inner: Mutex::new(inner),
             queue: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -104,19 +99,18 @@ impl Live {
             match effect {
                 After::Granted { held, worker, study, name } => {
                     inner.names.insert(held, name);
-                    inner.returned.remove(&held.trial);
-                    inner.table.grant(now, held, &worker, study);
+                    inner.reactor.granted(now, held, &worker, study);
                 }
                 After::Ended { held } => {
                     inner.names.remove(&held);
-                    drop(inner.table.drop_lease(held));
+                    inner.reactor.ended(held);
                 }
                 After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
                 After::Stepped { study, trial, attempt, from, to, reason } => {
                     tracing::info!(study, trial, attempt, from, to, reason, "trial");
                 }
-                After::Unwish { held } => inner.table.wish(held, None),
-                After::Returned { trial } => drop(inner.returned.insert(trial, now)),
+                After::Unwish { held } => inner.reactor.wish(held, None),
+                After::Returned { trial } => inner.reactor.returned(now, trial),
                 After::Quarantined { worker, reason } => {
                     tracing::warn!(worker, reason, "worker quarantined");
                 }
@@ -180,15 +174,8 @@ impl Live {
     pub(crate) fn heard(&self, worker: &str) {
         let now = self.now();
         let mut inner = self.inner();
-        let entry = inner.workers.entry(worker.to_owned()).or_insert(LiveWorker {
-            heard: now,
-            heard_ms: 0,
-            orders: None,
-            known: None,
-            changes: 0,
-        });
-        entry.heard = now;
-        entry.heard_ms = now_ms();
+        inner.reactor.heard(now, worker);
+        inner.seen(worker);
     }
 
     /// A process has registered as `worker`.
@@ -226,17 +213,16 @@ impl Live {
 
     /// Renews leases, and says what the worker should know.
     pub(crate) fn beat(&self, worker: &str, held: &[Held]) -> BeatAnswer {
-        self.heard(worker);
         let now = self.now();
-        self.inner().table.beat(now, worker, held)
+        let mut inner = self.inner();
+        inner.seen(worker);
+        inner.reactor.beat(now, worker, held)
     }
 
     /// Takes an attempt over from an earlier process.
     pub(crate) fn adopt(&self, held: Held, worker: &str, study: i64, grace: Duration, wish: Option<Order>) {
         let now = self.now();
-        let mut inner = self.inner();
-        inner.table.adopt(now, held, worker, study, grace);
-        inner.table.wish(held, wish);
+        self.inner().reactor.adopt(now, held, worker, study, grace, wish);
     }
 
     /// Notes what people call an attempt.
@@ -256,32 +242,27 @@ impl Live {
     /// The leases that have run out, with their workers.
     pub(crate) fn expired(&self) -> Vec<(Held, String)> {
         let now = self.now();
-        let mut inner = self.inner();
-        let out = inner.table.expired(now);
-        out.into_iter()
-            .map(|held| (held, inner.table.get(held).map(|l| l.worker.clone()).unwrap_or_default()))
-            .collect()
+        self.inner().reactor.expired(now)
     }
 
     /// How long a trial has waited since it came back to the queue; for ever, if it is not known to have.
     pub(crate) fn waited(&self, trial: i64) -> Duration {
         let now = self.now();
-        self.inner().returned.get(&trial).map_or(Duration::MAX, |at| now.saturating_sub(*at))
+        self.inner().reactor.waited(now, trial)
     }
 
     /// Is a worker other than this one connected?
     pub(crate) fn others(&self, worker: &str) -> bool {
         let now = self.now();
-        let inner = self.inner();
-        inner.workers.iter().any(|(name, w)| name != worker && now.saturating_sub(w.heard) < self.lease)
+        self.inner().reactor.others(now, worker)
     }
 
     /// When a worker was last heard of (wall clock), and whether that is so long ago that it counts as gone.
     pub(crate) fn seen(&self, worker: &str) -> Option<(i64, bool)> {
         let now = self.now();
         let inner = self.inner();
-        let worker = inner.workers.get(worker)?;
-        Some((worker.heard_ms, now.saturating_sub(worker.heard) >= self.lease))
+        let gone = inner.reactor.gone(now, worker)?;
+        Some((inner.workers.get(worker)?.heard_ms, gone))
     }
 
     /// What was found of the disk's space, unless that is more than a second ago.
@@ -307,11 +288,11 @@ impl Live {
 
     /// Forgets who has not been heard of for a day, so that the map does not grow for ever.
     pub(crate) fn prune(&self) {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
         let now = self.now();
         let mut inner = self.inner();
-        inner.workers.retain(|_, w| now.saturating_sub(w.heard) < DAY);
-        inner.returned.retain(|_, at| now.saturating_sub(*at) < DAY);
+        let Inner { reactor, workers } = &mut *inner;
+        reactor.prune(now);
+        workers.retain(|name, _| reactor.gone(now, name).is_some());
     }
 }
 
@@ -338,10 +319,22 @@ impl Drop for Waiting<'_> {
 }
 
 impl Inner {
+    /// Notes when a worker was heard of, for people to read.
+    fn seen(&mut self, worker: &str) {
+        let heard_ms = now_ms();
+        match self.workers.get_mut(worker) {
+            Some(known) => known.heard_ms = heard_ms,
+            None => {
+                let new = LiveWorker { heard_ms, orders: None, known: None, changes: 0 };
+                self.workers.insert(worker.to_owned(), new);
+            }
+        }
+    }
+
     /// Repeated with every beat where there is a lease; a canceled attempt has none any more, and a worker that
     /// misses its order is told to forget the attempt with the next beat.
     fn order(&mut self, held: Held, worker: &str, order: Order, reason: String) {
-        self.table.wish(held, Some(order));
+        self.reactor.wish(held, Some(order));
         self.push(worker, Push::Order(held, order, reason));
     }
 

@@ -6,6 +6,8 @@
 pub(crate) mod backup;
 pub(crate) mod blobs;
 pub(crate) mod checkpoints;
+#[cfg(test)]
+mod conformance;
 pub(crate) mod divergence;
 pub(crate) mod doctor;
 pub(crate) mod error;

@@ -104,6 +104,12 @@ impl LeaseTable {
         out
     }
 
+    /// How long a lease lives without a beat.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.lease
+    }
+
     /// When the next lease runs out, if nothing is heard.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Duration> {

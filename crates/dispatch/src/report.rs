@@ -1,5 +1,6 @@
 //! Which measurements are taken: within an attempt every epoch once, in order, from its checkpoint on.
 
+use kapell_search::study::{At, Metric, Objective};
 use thiserror::Error;
 
 /// One epoch of one attempt. Losses are nats per token.
@@ -70,6 +71,41 @@ pub fn judge(
             Err(ReportError::Gap { epoch, want: last_epoch.saturating_add(1) })
         }
         None => Ok(Verdict::New),
+    }
+}
+
+/// What the measurements of a lineage come to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// The newest epoch.
+    pub epochs: u32,
+    /// What ranks the trial.
+    pub objective: Option<f64>,
+    pub train_loss: Option<f64>,
+    pub val_loss: Option<f64>,
+    pub best_val_loss: Option<f64>,
+    pub best_epoch: Option<u32>,
+    pub weights_digest: Option<String>,
+}
+
+impl Summary {
+    /// Goes on with the next epoch.
+    pub fn add(&mut self, rule: &Objective, epoch: u32, train_loss: f64, val_loss: f64, weights: String) {
+        self.epochs = epoch;
+        self.train_loss = Some(train_loss);
+        self.val_loss = Some(val_loss);
+        self.weights_digest = Some(weights);
+        if self.best_val_loss.is_none_or(|best| rule.better(val_loss, best)) {
+            self.best_val_loss = Some(val_loss);
+            self.best_epoch = Some(epoch);
+        }
+        let value = match rule.metric {
+            Metric::ValLoss => val_loss,
+            Metric::TrainLoss => train_loss,
+        };
+        if rule.at == At::Last || self.objective.is_none_or(|best| rule.better(value, best)) {
+            self.objective = Some(value);
+        }
     }
 }
 

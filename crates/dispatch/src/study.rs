@@ -1,15 +1,34 @@
 //! The life of a study. Completion is level-triggered: whoever ends a trial has the study judged by its counts.
 //!
 //! ```text
-//!                    Judge: nothing open
-//!          +-----------------------------------+
-//!          |                                   v
-//!       ACTIVE <------ Reopen, Judge ------ COMPLETE
-//!        ^  | \                                ^
-//!        |  |  +--- Cancel ---> CANCELED       | Judge: nothing open
-//!  Resume|  | Pause               ^            |
-//!        |  v                     | Cancel     |
-//!       PAUSED -------------------+------------+
+//!                        Judge: nothing open
+//!            +------------------------------------------+
+//!            |                                          v
+//!  (new) --> ACTIVE <------ Reopen, Judge: some --- COMPLETE
+//!            |  ^  ^               open                 ^
+//!      Pause |  |  |                                    |
+//!            |  |  +------- Reopen ---- CANCELED        |
+//!            |  |                        ^   ^          |
+//!            |  | Resume                 |   |          |
+//!            v  |                 Cancel |   | Cancel   | Judge: nothing open
+//!            PAUSED ---------------------+   |          |
+//!            PAUSED -------------------------|----------+
+//!            ACTIVE -------------------------+
+//! ```
+//!
+//! Every arrow, one a line (a test reads them here); what is so already is no error and has no effect, and whatever
+//! else is not in the list is refused:
+//!
+//! ```text
+//! ACTIVE    Pause         PAUSED
+//! ACTIVE    Cancel        CANCELED
+//! ACTIVE    Judge(none)   COMPLETE
+//! PAUSED    Resume        ACTIVE
+//! PAUSED    Cancel        CANCELED
+//! PAUSED    Judge(none)   COMPLETE
+//! COMPLETE  Reopen        ACTIVE
+//! COMPLETE  Judge(some)   ACTIVE
+//! CANCELED  Reopen        ACTIVE
 //! ```
 //!
 //! An open trial is QUEUED, RUNNING or PAUSED. A limit (time, target) cancels the open trials; the study, with
@@ -17,6 +36,8 @@
 //! until a person queues one of its trials again (Reopen): the study is then ACTIVE, its other trials stay CANCELED.
 
 use thiserror::Error;
+
+use crate::trial::Order;
 
 /// Where a study stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +66,12 @@ impl StudyState {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+
+    /// What the workers of its running trials are to do, repeated with every beat.
+    #[must_use]
+    pub fn wish(self) -> Option<Order> {
+        (self == Self::Paused).then_some(Order::Pause)
     }
 
     /// Has it ended? (A retry of one of its trials can open it again.)

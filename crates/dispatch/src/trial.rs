@@ -1,17 +1,50 @@
 //! The life of a trial: one total function from state and event to the next state and its effects.
 //!
 //! ```text
-//!                         Resume
-//!            +------------------------------ PAUSED <-----------+
-//!            v                                  | Cancel        | Finish(PAUSED)
-//!         QUEUED ---------- Lease ---------> RUNNING -----------+
-//!         ^  |  ^                            | | | | \
-//!   Retry |  |  +-- Finish(RELEASED) --------+ | | |  +-- Finish(COMPLETE) --> COMPLETE
-//!         |  |  +-- Finish(FAILED), again -----+ | |  +-- Finish(PRUNED) ----> PRUNED
-//!         |  |  +-- Lose, again -----------------+ |
-//!         |  | Cancel                              |  Finish(FAILED), final or once too often;
-//!         |  v                                     v  Lose, once too often
-//!         +- CANCELED <---- Cancel ---- RUNNING    FAILED --- Retry ---> QUEUED
+//!                    Lease                Finish(COMPLETE), Finish(PRUNED)
+//!  (new) --> QUEUED -------> RUNNING ------------------------------------> COMPLETE, PRUNED
+//!             ^  ^            |  |  |
+//!             |  | Lose, or   |  |  | Finish(PAUSED)            Cancel
+//!             |  | Finish(    |  |  +--------------> PAUSED --------------> CANCELED
+//!             |  | RELEASED,  |  |                     | Resume             ^    |
+//!             |  | FAILED):   |  |                     v                    |    |
+//!             |  | again      |  |                   QUEUED ------ Cancel --+    |
+//!             |  +------------+  |                   RUNNING ----- Cancel --+    |
+//!             |                  |                                               |
+//!             |                  | Lose, Finish(FAILED): final, or once too often|
+//!             |                  +-----------------> FAILED                      |
+//!             |                                        | Retry                   | Retry
+//!             +----------------------------------------+-------------------------+
+//! ```
+//!
+//! Every arrow, one a line (a test reads them here), with what becomes of the attempt; whatever is not in the list is
+//! refused and changes nothing:
+//!
+//! ```text
+//! QUEUED   Lease              RUNNING    starts an attempt
+//! QUEUED   Cancel             CANCELED   -
+//! RUNNING  Finish(COMPLETE)   COMPLETE   ends it COMPLETE
+//! RUNNING  Finish(PRUNED)     PRUNED     ends it PRUNED
+//! RUNNING  Finish(PAUSED)     PAUSED     ends it PAUSED
+//! RUNNING  Finish(RELEASED)   QUEUED     ends it RELEASED
+//! RUNNING  Finish(FAILED)     QUEUED     ends it FAILED
+//! RUNNING  Finish(FAILED)     FAILED     ends it FAILED
+//! RUNNING  Lose               QUEUED     ends it LOST
+//! RUNNING  Lose               FAILED     ends it LOST
+//! RUNNING  Pause              RUNNING    orders it to pause
+//! RUNNING  Cancel             CANCELED   ends it CANCELED
+//! PAUSED   Resume             QUEUED     -
+//! PAUSED   Cancel             CANCELED   -
+//! FAILED   Retry              QUEUED     -
+//! CANCELED Retry              QUEUED     -
+//! ```
+//!
+//! An attempt is drawn quickly: it is open from the Lease that starts it to the one event that ends it.
+//!
+//! ```text
+//!  Lease --> open --+-- Finish --> COMPLETE, PRUNED, PAUSED, FAILED, RELEASED
+//!                   +-- Lose ----> LOST
+//!                   +-- Cancel --> CANCELED
 //! ```
 //!
 //! A cancellation ends the attempt at once: the fence falls with the same commit, and the worker is told to stop.

@@ -175,7 +175,7 @@ impl Workers {
                     .writer
                     .write(move |tx| Box::pin(async move { lease::lease(tx, &ask).await }))
                     .await?;
-                if !leased.is_empty() {
+                if let Some(leased) = leased {
                     self.0.live.pass_on();
                     return leased
                         .into_iter()

@@ -1,5 +1,6 @@
 //! Checkpoints: recorded by the attempt that holds the trial, when their blobs are here and their epoch is measured.
 
+use kapell_dispatch::finish::{CheckpointVerdict, Roles, judge_checkpoint};
 use kapell_dispatch::{Held, TrialState};
 use kapell_rpc::reason;
 use serde_json::json;
@@ -20,7 +21,8 @@ pub(crate) struct NewCheckpoint {
     pub(crate) manifest: std::sync::Arc<kapell_rpc::manifest::Manifest>,
 }
 
-/// Records checkpoints whose blobs are here; an equal one again changes nothing.
+/// Records checkpoints whose blobs are here; an equal one again changes nothing, nor does one that a newer one has
+/// overtaken on its way.
 pub(crate) async fn record(tx: &mut Tx, held: Held, new: &[NewCheckpoint]) -> Result<(), StoreError> {
     let trial = trials::load_held(tx, held).await?;
     record_of(tx, &trial, held, new).await
@@ -35,15 +37,6 @@ pub(crate) async fn record_of(
 ) -> Result<(), StoreError> {
     for checkpoint in new {
         blobs::add_manifest(tx, &checkpoint.digest, &checkpoint.manifest).await?;
-        if checkpoint.epoch > trial.epochs {
-            let text = format!(
-                "trial {}: a checkpoint of epoch {} before that epoch is measured (newest: {})",
-                trial.name(),
-                checkpoint.epoch,
-                trial.epochs
-            );
-            return Err(Refusal::new(reason::EPOCH_GAP, text).into());
-        }
         put(tx, trial, held, checkpoint).await?;
     }
     Ok(())
@@ -51,8 +44,12 @@ pub(crate) async fn record_of(
 
 async fn put(tx: &mut Tx, trial: &TrialCore, held: Held, new: &NewCheckpoint) -> Result<(), StoreError> {
     let known = checkpoint(&mut tx.conn, trial.id, new.role).await?;
-    if known.is_some_and(|k| k.digest == new.digest && k.epoch == new.epoch) {
-        return Ok(());
+    let known = known.as_ref().map(|k| (k.digest.as_str(), k.epoch));
+    let verdict = judge_checkpoint((&new.digest, new.epoch), known, trial.epochs)
+        .map_err(|error| Refusal::new(reason::EPOCH_GAP, format!("trial {}: {error}", trial.name())))?;
+    match verdict {
+        CheckpointVerdict::New => {}
+        CheckpointVerdict::Known | CheckpointVerdict::Overtaken => return Ok(()),
     }
     let sql = concat!(
         fenced!(
@@ -91,8 +88,10 @@ pub(crate) async fn checkpoint(
     Ok(sqlx::query_as(sql).bind(trial).bind(role).fetch_optional(conn).await?)
 }
 
-/// The roles that a trial has checkpoints of.
-pub(crate) async fn roles(conn: &mut SqliteConnection, trial: i64) -> Result<Vec<String>, StoreError> {
+/// Which checkpoints a trial has.
+pub(crate) async fn roles(conn: &mut SqliteConnection, trial: i64) -> Result<Roles, StoreError> {
     let sql = "SELECT role FROM checkpoints WHERE trial = ?";
-    Ok(sqlx::query_scalar(sql).bind(trial).fetch_all(conn).await?)
+    let roles: Vec<String> = sqlx::query_scalar(sql).bind(trial).fetch_all(conn).await?;
+    let there = |role: &str| roles.iter().any(|r| r == role);
+    Ok(Roles { best: there("best"), last: there("last") })
 }

@@ -1,7 +1,7 @@
 //! How an attempt ends: what must be there for COMPLETE, what is kept of its log, and what it means for the study.
 
 use kapell_dispatch::trial::Ending;
-use kapell_dispatch::{Held, Outcome, StudyEvent, StudyState, TrialEvent, TrialState};
+use kapell_dispatch::{Held, Outcome, StudyEvent, StudyState, TrialEvent, TrialState, finish};
 use kapell_rpc::reason;
 
 use super::checkpoints::{self, NewCheckpoint};
@@ -25,23 +25,11 @@ pub(crate) struct Finish {
     pub(crate) checkpoints: Vec<NewCheckpoint>,
 }
 
-impl Finish {
-    fn ending(&self) -> Result<Ending, StoreError> {
-        Ok(match self.outcome {
-            Outcome::Complete => Ending::Complete,
-            Outcome::Pruned => Ending::Pruned,
-            Outcome::Paused => Ending::Paused,
-            Outcome::Failed => Ending::Failed { last: self.last },
-            Outcome::Released => Ending::Released,
-            Outcome::Canceled => Ending::Canceled,
-            Outcome::Lost => return Err(bad_request("a worker does not finish an attempt as LOST")),
-        })
-    }
-}
-
 /// Ends the attempt. What has ended so already is acknowledged again. Gives what the trial became.
 pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
-    let (held, ending) = (finish.held, finish.ending()?);
+    let held = finish.held;
+    let ending = finish::ending(finish.outcome, finish.last)
+        .ok_or_else(|| bad_request("a worker does not finish an attempt as LOST"))?;
     let trial = trials::load(tx, held.trial).await?;
     let Some(trial) = trial.filter(|trial| trial.is_held_by(held.attempt)) else {
         return again(tx, finish).await;
@@ -66,14 +54,12 @@ pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, S
     let mut state = trials::step(tx, &trial, event, why).await?;
     quarantine::note(tx, &trial, finish).await?;
     // The study was resumed while its worker was pausing.
-    if state == TrialState::Paused && study == StudyState::Active {
+    if finish::goes_on(state, study) {
         let paused = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
         state = trials::step(tx, &paused, TrialEvent::Resume, "").await?;
     }
-    let reached = trial.objective.zip(spec.limits.target).filter(|(value, target)| {
-        state == TrialState::Complete && (value == target || spec.objective.better(*value, *target))
-    });
-    if let Some((value, target)) = reached {
+    let reached = finish::reached(state, trial.objective, &spec.objective, spec.limits.target);
+    if let Some((value, target)) = reached.zip(spec.limits.target) {
         let why = format!("trial {} reached the target: {value} (wanted {target})", trial.name());
         limit(tx, trial.study, &why).await?;
     }
@@ -109,36 +95,21 @@ async fn again(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
     Ok(trial.machine()?.state)
 }
 
-/// COMPLETE means: every epoch measured, and the checkpoints there that the study keeps. Others go.
+/// Refuses what is not COMPLETE, and drops the checkpoints that the study does not keep.
 async fn complete(
     tx: &mut Tx,
     trial: &TrialCore,
     keep: kapell_search::study::Keep,
 ) -> Result<(), StoreError> {
-    let incomplete = |what: String| {
+    let there = checkpoints::roles(&mut tx.conn, trial.id).await?;
+    let surplus = finish::complete(trial.epochs, trial.epochs_wanted, keep, there).map_err(|what| {
         let text = format!("trial {} is not complete: {what}", trial.name());
         StoreError::from(Refusal::new(reason::INCOMPLETE, text))
-    };
-    if trial.epochs < trial.epochs_wanted {
-        return Err(incomplete(format!("{} of {} epochs are measured", trial.epochs, trial.epochs_wanted)));
-    }
-    let roles = checkpoints::roles(&mut tx.conn, trial.id).await?;
-    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
-        let there = roles.iter().any(|r| r == role);
-        if kept && !there {
-            return Err(incomplete(format!("its {role} checkpoint is not here")));
-        }
-    }
-    retain(tx, trial.id, keep).await
-}
-
-/// A trial that cannot go on keeps what the study's policy says. (One that FAILED or was CANCELED keeps its last
-/// checkpoint as well: a retry goes on from it.)
-async fn retain(tx: &mut Tx, trial: i64, keep: kapell_search::study::Keep) -> Result<(), StoreError> {
-    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
-        if !kept {
+    })?;
+    for (role, surplus) in [("best", surplus.best), ("last", surplus.last)] {
+        if surplus {
             sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
-                .bind(trial)
+                .bind(trial.id)
                 .bind(role)
                 .execute(&mut tx.conn)
                 .await?;
@@ -158,4 +129,19 @@ async fn keep_log(tx: &mut Tx, finish: &Finish) -> Result<(), StoreError> {
             .await?;
     }
     logs::keep(tx, finish.held, &finish.log_tail, finish.log_bytes).await
+}
+
+/// A trial that was pruned cannot go on, and keeps what the study's policy says. (One that FAILED or was CANCELED keeps
+/// its last checkpoint as well: a retry goes on from it.)
+async fn retain(tx: &mut Tx, trial: i64, keep: kapell_search::study::Keep) -> Result<(), StoreError> {
+    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
+        if !kept {
+            sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
+                .bind(trial)
+                .bind(role)
+                .execute(&mut tx.conn)
+                .await?;
+        }
+    }
+    Ok(())
 }

@@ -74,17 +74,17 @@ pub(crate) struct LeasedRow {
     pub(crate) shape_key: String,
 }
 
-/// Leases up to `max_works` slots full of trials; none, if there is nothing for this worker. The same request id
-/// gets the same answer, less what it does not hold any more.
-pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreError> {
+/// Leases up to `max_works` slots full of trials; nothing, if there is none for this worker yet. The same request id
+/// gets the same answer, less what it does not hold any more: if that is all of it, there is nothing to wait for.
+pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Option<Vec<Leased>>, StoreError> {
     let worker = workers::known(&mut tx.conn, &ask.worker, &ask.incarnation).await?;
     if let Some(answer) = super::query::answer(&mut tx.conn, "lease", &ask.worker, &ask.request_id).await? {
-        return again(tx, &answer).await;
+        return again(tx, &answer).await.map(Some);
     }
     if worker.state != "ready" {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let mut queue = Queue::open(tx, &worker, ask.max_works.min(WORKS_MAX)).await?;
+    let mut queue = Queue::open(tx, &worker, ask).await?;
     let mut works = Vec::new();
     for _ in 0..queue.wanted {
         let Some((study, first)) = queue.pick(tx, &worker).await? else { break };
@@ -94,10 +94,11 @@ pub(crate) async fn lease(tx: &mut Tx, ask: &Ask) -> Result<Vec<Leased>, StoreEr
             works.push(start(tx, mate, &worker, &ask.incarnation).await?);
         }
     }
-    if !works.is_empty() {
-        remember(tx, ask, &works).await?;
+    if works.is_empty() {
+        return Ok(None);
     }
-    Ok(works)
+    remember(tx, ask, &works).await?;
+    Ok(Some(works))
 }
 
 /// The answer to a request that was answered before.
@@ -134,22 +135,26 @@ async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreE
 struct Queue {
     shares: Vec<Share>,
     candidates: HashMap<i64, Vec<Candidate>>,
-    /// Trials that the request wants at most.
+    /// Slots that the request wants to fill at most, and trials that it may take of each kind to do so.
     wanted: u32,
+    trials_max: u32,
     others: bool,
 }
 
 impl Queue {
-    async fn open(tx: &mut Tx, worker: &WorkerRow, wanted: u32) -> Result<Self, StoreError> {
+    async fn open(tx: &mut Tx, worker: &WorkerRow, ask: &Ask) -> Result<Self, StoreError> {
         let (shares, others) = (shares(tx, worker).await?, tx.live.others(&worker.name));
-        Ok(Self { shares, candidates: HashMap::new(), wanted, others })
+        let wanted = ask.max_works.min(WORKS_MAX);
+        // Mates are candidates, too: they must not use up those of the slots that follow.
+        let trials_max = wanted * ask.max_mates.clamp(1, WORKS_MAX);
+        Ok(Self { shares, candidates: HashMap::new(), wanted, trials_max, others })
     }
 
     /// The next trial: of the study furthest below its share, the first in the queue that suits.
     async fn pick(&mut self, tx: &mut Tx, worker: &WorkerRow) -> Result<Option<(i64, i64)>, StoreError> {
         while let Some(Share { study, .. }) = next_study(&self.shares) {
             if let Entry::Vacant(place) = self.candidates.entry(study) {
-                place.insert(candidates(tx, study, &worker.name, self.wanted).await?);
+                place.insert(candidates(tx, study, &worker.name, self.trials_max).await?);
             }
             let candidates = self.candidates.get(&study).map_or(&[][..], Vec::as_slice);
             if let Some(trial) = choose(candidates, &worker.name, self.others, PATIENCE).map(|c| c.trial) {
@@ -271,7 +276,7 @@ async fn supersede(tx: &mut Tx, held: Held, study: i64, start_epoch: u32) -> Res
     .bind(held.trial)
     .fetch_all(&mut tx.conn)
     .await?;
-    let mut summary = super::report::Summary::default();
+    let mut summary = kapell_dispatch::report::Summary::default();
     for (epoch, train_loss, val_loss, weights_digest) in curve {
         summary.add(&spec.objective, epoch, train_loss, val_loss, weights_digest);
     }

@@ -2,11 +2,10 @@
 
 use std::sync::LazyLock;
 
-use kapell_dispatch::report::{Measurement, ReportError, Verdict, judge};
+use kapell_dispatch::report::{Measurement, ReportError, Summary, Verdict, judge};
 use kapell_dispatch::trial::Ending;
 use kapell_dispatch::{Held, TrialEvent, TrialState};
 use kapell_rpc::reason;
-use kapell_search::study::{At, Metric, Objective};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -14,56 +13,6 @@ use super::many::{Many, WIDEST};
 use super::rows::MeasurementRow;
 use super::trials::{self, TrialCore, fence_held, fenced, fenced_last};
 use super::{Refusal, StoreError, Tx, divergence, events};
-
-/// What the measurements of a lineage come to.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Summary {
-    epochs: u32,
-    objective: Option<f64>,
-    train_loss: Option<f64>,
-    val_loss: Option<f64>,
-    best_val_loss: Option<f64>,
-    best_epoch: Option<u32>,
-    weights_digest: Option<String>,
-}
-
-impl Summary {
-    fn of(trial: &TrialCore) -> Self {
-        Self {
-            epochs: trial.epochs,
-            objective: trial.objective,
-            best_val_loss: trial.best_val_loss,
-            best_epoch: trial.best_epoch,
-            ..Self::default()
-        }
-    }
-
-    /// Goes on with the next epoch.
-    pub(crate) fn add(
-        &mut self,
-        rule: &Objective,
-        epoch: u32,
-        train_loss: f64,
-        val_loss: f64,
-        weights: String,
-    ) {
-        self.epochs = epoch;
-        self.train_loss = Some(train_loss);
-        self.val_loss = Some(val_loss);
-        self.weights_digest = Some(weights);
-        if self.best_val_loss.is_none_or(|best| rule.better(val_loss, best)) {
-            self.best_val_loss = Some(val_loss);
-            self.best_epoch = Some(epoch);
-        }
-        let value = match rule.metric {
-            Metric::ValLoss => val_loss,
-            Metric::TrainLoss => train_loss,
-        };
-        if rule.at == At::Last || self.objective.is_none_or(|best| rule.better(value, best)) {
-            self.objective = Some(value);
-        }
-    }
-}
 
 /// Writes a summary to the trial that the attempt holds.
 pub(crate) async fn save_summary(tx: &mut Tx, held: Held, s: &Summary) -> Result<(), StoreError> {
@@ -101,7 +50,7 @@ pub(crate) async fn report(tx: &mut Tx, held: Held, rows: &[Measurement]) -> Res
     let trial = trials::load_held(tx, held).await?;
     let spec = tx.spec(trial.study).await?;
     let known = measured(&mut tx.conn, held, rows, trial.epochs).await?;
-    let mut summary = Summary::of(&trial);
+    let mut summary = trial.summary();
     let mut new: Vec<&Measurement> = Vec::new();
     let mut not_finite = None;
     for m in rows {

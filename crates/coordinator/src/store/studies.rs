@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{FromRow, SqliteConnection};
 
 use super::error::not_found;
-use super::trials::{self, PAUSE};
+use super::trials;
 use super::writer::After;
 use super::{Refusal, StoreError, Tx, events};
 
@@ -300,11 +300,6 @@ pub(crate) async fn retry(tx: &mut Tx, study: &str, number: u32) -> Result<i64, 
     step(tx, core.id, StudyEvent::Reopen, "").await?;
     events::add(tx, core.id, "trial.retried", (number, trial.machine()?.attempts), &json!({}));
     Ok(id)
-}
-
-/// The is-PAUSED flag's order for attempts that are adopted at a start.
-pub(crate) fn adopted_wish(study_state: &str) -> Option<kapell_dispatch::Order> {
-    (StudyState::parse(study_state) == Some(StudyState::Paused)).then_some(PAUSE)
 }
 
 /// Deletes a study that has ended, with its trials, measurements and history; models that came of it stay. Gives

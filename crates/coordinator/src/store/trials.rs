@@ -1,9 +1,8 @@
 //! Trials in the database: loaded, asked of the state machine, written back where they still are as loaded.
 
+use kapell_dispatch::report::Summary;
 use kapell_dispatch::trial::{self, RetryPolicy};
-use kapell_dispatch::{
-    Effect, Held, IllegalEvent, Order, Outcome, StudyState, Trial, TrialEvent, TrialState,
-};
+use kapell_dispatch::{Effect, Held, IllegalEvent, Outcome, StudyState, Trial, TrialEvent, TrialState};
 use kapell_rpc::reason;
 use serde_json::json;
 use sqlx::FromRow;
@@ -12,10 +11,11 @@ use super::writer::After;
 use super::{Refusal, StoreError, Tx, events, studies};
 
 /// The fence, written once: `?1` the trial, `?2` the attempt that holds it (NULL: none), `?3` its state.
-/// Every write that a worker causes has it in its own statement.
+/// Every write that a worker causes has it in its own statement. (The plus keeps SQLite from looking at the bound state
+/// for a partial index: it would prepare the statement anew each time.)
 macro_rules! fenced {
     ($before:literal) => {
-        concat!($before, " WHERE id = ?1 AND running_attempt IS ?2 AND state = ?3")
+        concat!($before, " WHERE id = ?1 AND running_attempt IS ?2 AND +state = ?3")
     };
 }
 pub(crate) use fenced;
@@ -23,7 +23,7 @@ pub(crate) use fenced;
 /// The same fence for a statement whose parameters have no numbers: the three are bound last.
 macro_rules! fenced_last {
     ($before:literal) => {
-        concat!($before, " WHERE id = ? AND running_attempt IS ? AND state = ?")
+        concat!($before, " WHERE id = ? AND running_attempt IS ? AND +state = ?")
     };
 }
 pub(crate) use fenced_last;
@@ -65,6 +65,17 @@ impl TrialCore {
     /// Does this attempt hold it?
     pub(crate) fn is_held_by(&self, attempt: u32) -> bool {
         self.running_attempt == Some(attempt)
+    }
+
+    /// What its measurements come to so far, as far as the next one needs to know.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            epochs: self.epochs,
+            objective: self.objective,
+            best_val_loss: self.best_val_loss,
+            best_epoch: self.best_epoch,
+            ..Summary::default()
+        }
     }
 
     pub(crate) fn machine(&self) -> Result<Trial, StoreError> {
@@ -299,6 +310,3 @@ async fn end_attempt(
 pub(crate) fn unwish(tx: &mut Tx, held: Held) {
     tx.after.push(After::Unwish { held });
 }
-
-/// The order that a running trial of a paused study has.
-pub(crate) const PAUSE: Order = Order::Pause;

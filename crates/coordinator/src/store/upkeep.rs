@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use kapell_dispatch::Held;
 use kapell_dispatch::lease::restart_grace;
+use kapell_dispatch::{Held, StudyState};
 use sqlx::SqliteConnection;
 
-use super::studies::adopted_wish;
 use super::{StoreError, Tx, finish, trials};
 
 /// An attempt that has not ended, with its study's state and what people call its trial.
@@ -40,7 +39,7 @@ pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreEr
             .bind(i64::try_from(given.as_millis()).unwrap_or(i64::MAX))
             .execute(&mut tx.conn)
             .await?;
-        tx.live.adopt(held, &worker, study, given, adopted_wish(&state));
+        tx.live.adopt(held, &worker, study, given, StudyState::parse(&state).and_then(StudyState::wish));
         tx.live.named(held, (name, number));
     }
     Ok(n)

@@ -8,6 +8,9 @@ use super::error::not_found;
 use super::writer::After;
 use super::{Refusal, StoreError, Tx, trials};
 
+/// Replaced processes of a worker that are remembered.
+const REPLACED_KEPT: i64 = 8;
+
 /// What a worker trains on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Device {
@@ -68,8 +71,8 @@ impl WorkerRow {
 /// Introduces a worker. The attempts of an earlier process of this name are lost at once.
 pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreError> {
     let before = find(&mut tx.conn, &new.name).await?;
-    if before.is_some_and(|b| b.incarnation != new.incarnation) {
-        lose_all(tx, &new.name).await?;
+    if let Some(before) = before.filter(|b| b.incarnation != new.incarnation) {
+        replace(tx, &before, &new.incarnation).await?;
     }
     let sql = "INSERT INTO workers (name, incarnation, host, state, devices, slots, study, program_version, kind,
                    dtype, registered_at_ms, last_seen_ms)
@@ -97,6 +100,25 @@ pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreEr
         kind = new.numerics.kind,
         "worker registered"
     );
+    Ok(())
+}
+
+/// Another process takes a worker's name, unless it is one that had it before: its word is late, and it is gone.
+async fn replace(tx: &mut Tx, old: &WorkerRow, incarnation: &str) -> Result<(), StoreError> {
+    let was = "SELECT EXISTS (SELECT 1 FROM replaced_processes WHERE worker = ? AND incarnation = ?)";
+    if sqlx::query_scalar(was).bind(&old.name).bind(incarnation).fetch_one(&mut tx.conn).await? {
+        let text = format!("another process has registered as worker \"{}\" since", old.name);
+        return Err(Refusal::new(reason::STALE_INCARNATION, text).into());
+    }
+    lose_all(tx, &old.name).await?;
+    sqlx::query("INSERT INTO replaced_processes (worker, incarnation) VALUES (?, ?)")
+        .bind(&old.name)
+        .bind(&old.incarnation)
+        .execute(&mut tx.conn)
+        .await?;
+    let prune = "DELETE FROM replaced_processes WHERE worker = ?1 AND id NOT IN
+                     (SELECT id FROM replaced_processes WHERE worker = ?1 ORDER BY id DESC LIMIT ?2)";
+    sqlx::query(prune).bind(&old.name).bind(REPLACED_KEPT).execute(&mut tx.conn).await?;
     Ok(())
 }
 
