@@ -290,7 +290,7 @@ impl Live {
     pub(crate) fn prune(&self) {
         let now = self.now();
         let mut inner = self.inner();
-        let Inner { reactor, workers } = &mut *inner;
+        let Inner { reactor, workers, .. } = &mut *inner;
         reactor.prune(now);
         workers.retain(|name, _| reactor.gone(now, name).is_some());
     }
