@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. Commands, flags and exit codes are a contract: others script against it.
 
 mod bench;
+mod operations;
 mod values;
 
 use std::net::SocketAddr;
@@ -9,8 +10,11 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::logging::LogFormat;
 use crate::{corpus, music};
 pub(crate) use bench::{BenchDispatchArgs, BenchTrainArgs};
+use operations::DOCTOR_HELP;
+pub(crate) use operations::{CoordinatorCommand, DoctorArgs};
 use values::{byte_size, duration};
 
 #[derive(Debug, Parser)]
@@ -54,8 +58,13 @@ pub(crate) enum Command {
     )]
     Run(RunArgs),
     /// Run the coordinator: it keeps the studies and hands out trials.
-    #[command(after_help = "Example:\n  kapell coordinator --data-dir /var/lib/kapell --listen 0.0.0.0:7070")]
+    #[command(
+        after_help = "Examples:\n  kapell coordinator --data-dir /var/lib/kapell --listen 0.0.0.0:7070\n  kapell coordinator backup /backups/kapell"
+    )]
     Coordinator(CoordinatorArgs),
+    /// Look for damage in a data folder, and mend it.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Run a worker: it leases trials from the coordinator and trains them.
     #[command(after_help = "Example:\n  kapell worker --coordinator http://head:7070")]
     Worker(WorkerArgs),
@@ -128,12 +137,17 @@ pub(crate) struct RunArgs {
     /// Override a key of the study file, for example epochs=2 or layers=[1,2].
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// How the logs under DIR/logs are written: text, or a JSON object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArgs {
+    #[command(subcommand)]
+    pub command: Option<CoordinatorCommand>,
     /// Where everything is kept; a local disk, never a network file system.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Where workers and clients connect.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
@@ -150,6 +164,12 @@ pub(crate) struct CoordinatorArgs {
     /// Below this much free disk no work is handed out.
     #[arg(long, default_value = "10GiB", value_parser = byte_size)]
     pub min_free: u64,
+    /// Connections at once; a worker has up to three. Others are told to come back later.
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    pub max_connections: usize,
+    /// How the log is written: text, or a JSON object a line (as with --json).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +201,9 @@ pub(crate) struct WorkerArgs {
     /// On leaving, how long to take for checkpoints.
     #[arg(long, value_name = "D", default_value = "20s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// How the log is written: text, or a JSON object a line (as with --json).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     /// End with the process that started this one.
     #[arg(long, hide = true)]
     pub die_with_parent: bool,
@@ -197,7 +220,7 @@ pub(crate) enum WorkersCommand {
     /// Give it no new work.
     #[command(after_help = "Example:\n  kapell workers cordon node-3")]
     Cordon { name: String },
-    /// Give it work again.
+    /// Give it work again, also after a quarantine.
     #[command(after_help = "Example:\n  kapell workers uncordon node-3")]
     Uncordon { name: String },
     /// Let it checkpoint, release what it holds, and leave.
@@ -271,13 +294,18 @@ pub(crate) enum TrialCommand {
     /// One trial: STUDY/NUMBER.
     #[command(after_help = "Example:\n  kapell trial show my-study/12 --json")]
     Show { trial: String },
-    /// What its worker wrote while it ran.
-    #[command(after_help = "Example:\n  kapell trial logs my-study/12 --attempt 1")]
+    /// What its worker has written while it ran, the last 256 KiB; of an attempt that runs or was lost, too.
+    #[command(
+        after_help = "Examples:\n  kapell trial logs my-study/12 --attempt 1\n  kapell trial logs my-study/12 --follow"
+    )]
     Logs {
         trial: String,
         /// Of this attempt; by default the newest.
         #[arg(long, value_name = "N", default_value_t = 0)]
         attempt: u32,
+        /// Go on printing until the attempt ends.
+        #[arg(long)]
+        follow: bool,
     },
     /// Queue a FAILED or CANCELED trial again.
     #[command(after_help = "Example:\n  kapell trial retry my-study/12")]

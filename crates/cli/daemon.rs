@@ -3,12 +3,22 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::args::{CoordinatorArgs, Global, WorkerArgs};
+use crate::args::{CoordinatorArgs, CoordinatorCommand, Global, WorkerArgs};
 use crate::error::{CliError, exit};
-use crate::{Outcome, output, paths};
+use crate::logging::{self, LogFormat};
+use crate::{Outcome, backup, output, paths};
 
 pub(crate) async fn coordinator(args: CoordinatorArgs, global: &Global) -> Outcome {
-    start_logging(global.json);
+    match &args.command {
+        Some(CoordinatorCommand::Backup { dir }) => {
+            return backup::backup(dir, args.data_dir.as_deref(), global).await;
+        }
+        Some(CoordinatorCommand::Restore { dir }) => {
+            return backup::restore(dir, args.data_dir.as_deref(), global).await;
+        }
+        None => {}
+    }
+    logging::to_stderr(if global.json { LogFormat::Json } else { args.log_format });
     let stop = stop_signal()?;
     let config = kapell_coordinator::Config {
         data_dir: paths::data_dir(args.data_dir.as_deref())?,
@@ -18,6 +28,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs, global: &Global) -> Outco
         outage_grace: args.outage_grace,
         min_free_bytes: args.min_free,
         disk: std::sync::Arc::new(kapell_coordinator::RealDisk),
+        limits: kapell_coordinator::Limits { connections: args.max_connections, ..Default::default() },
     };
     let mut running = kapell_coordinator::start(config).await?;
     tokio::select! {
@@ -29,7 +40,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs, global: &Global) -> Outco
 }
 
 pub(crate) async fn worker(args: WorkerArgs, global: &Global) -> Outcome {
-    start_logging(global.json);
+    logging::to_stderr(if global.json { LogFormat::Json } else { args.log_format });
     let stop = stop_signal()?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let available = kapell_worker::cores::available();
@@ -82,28 +93,4 @@ pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     if stop.wait_for(|told| *told).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// Logs go to standard error; RUST_LOG says which, `info` without it.
-fn start_logging(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sqlx=warn"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json { builder.json().init() } else { builder.with_ansi(output::interactive()).init() }
-}
-
-/// Logs go to the end of this file: the terminal is for progress.
-pub(crate) fn log_to_file(path: &std::path::Path) -> Result<(), CliError> {
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    let file = file.map_err(|e| crate::error::file_error(path, "write", &e))?;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sqlx=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(file)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-    Ok(())
 }

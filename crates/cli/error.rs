@@ -99,6 +99,8 @@ impl From<kapell_coordinator::StartError> for CliError {
         let (exit, code) = match &error {
             StartError::DataDir(DataDirError::Locked { .. }) => (exit::USAGE, "locked"),
             StartError::DataDir(DataDirError::Network { .. }) => (exit::USAGE, "network-file-system"),
+            StartError::DataDir(DataDirError::Empty { .. }) => (exit::USAGE, "not-found"),
+            StartError::DataDir(DataDirError::Unfinished { .. }) => (exit::USAGE, "unfinished-restore"),
             StartError::DataDir(DataDirError::Io { path, error }) => return file_error(path, "use", error),
             StartError::PortInUse(_) => (exit::USAGE, "port-in-use"),
             StartError::Listen { .. } => (exit::USAGE, "listen"),

@@ -1,11 +1,14 @@
 //! `kapell`: arguments, wiring, output.
 
 mod args;
+mod backup;
 mod bench;
 mod corpus;
 mod daemon;
+mod doctor;
 mod error;
 mod estimate;
+mod logging;
 mod model;
 mod music;
 mod output;
@@ -48,6 +51,7 @@ fn dispatch(command: Command, global: &Global) -> Outcome {
     match command {
         Command::Run(args) => with_runtime(run::run(args, global)),
         Command::Coordinator(args) => with_runtime(daemon::coordinator(args, global)),
+        Command::Doctor(args) => with_runtime(doctor::run(args, global)),
         Command::Worker(args) => with_runtime(daemon::worker(args, global)),
         Command::Workers { command } => with_runtime(workers::run(command, global)),
         Command::Study { command } => with_runtime(study::run(command, global)),

@@ -138,7 +138,7 @@ async fn create(args: CreateArgs, global: &Global) -> Outcome {
 }
 
 /// Says what keeps the coordinator from its work, such as a disk that is nearly full.
-async fn tell_warnings(client: &Client, json: bool) -> Result<(), CliError> {
+pub(crate) async fn tell_warnings(client: &Client, json: bool) -> Result<(), CliError> {
     if !json {
         let info = client.server_info(v1::ServerInfoRequest {}).await?;
         info.warnings.iter().for_each(|w| output::remark(format!("warning: {w}")));

@@ -13,21 +13,18 @@ use kapell_search::options;
 use crate::args::{Global, TrialCommand, TrialListArgs};
 use crate::error::CliError;
 use crate::{Outcome, connect, output};
-use kapell_rpc::Client;
+use kapell_rpc::{Client, Kind};
+
+/// How often a log that is followed is asked for.
+const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) async fn run(command: TrialCommand, global: &Global) -> Outcome {
     let client = connect(global)?;
     match command {
         TrialCommand::List(args) => list(&client, args, global.json).await?,
         TrialCommand::Show { trial } => show(&client.get_trial(parse_reference(&trial)?).await?, global.json),
-        TrialCommand::Logs { trial, attempt } => {
-            let v1::TrialRef { study, number } = parse_reference(&trial)?;
-            let logs = client.trial_logs(v1::TrialLogsRequest { study, number, attempt }).await?;
-            if global.json {
-                output::json(&serde_json::json!({"attempt": logs.attempt, "log": logs.log}));
-            } else {
-                output::line(logs.log.trim_end());
-            }
+        TrialCommand::Logs { trial, attempt, follow } => {
+            logs(&client, parse_reference(&trial)?, attempt, follow, global.json).await?;
         }
         TrialCommand::Reproduce(args) => return reproduce::run(&client, &args, global.json).await,
         TrialCommand::Retry { trial } => {
@@ -40,6 +37,43 @@ pub(crate) async fn run(command: TrialCommand, global: &Global) -> Outcome {
         }
     }
     Ok(0)
+}
+
+/// Prints an attempt's log; with `follow` what comes to it, until the attempt ends.
+async fn logs(
+    client: &Client,
+    trial: v1::TrialRef,
+    attempt: u32,
+    follow: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    let v1::TrialRef { study, number } = trial.clone();
+    let mut request = v1::TrialLogsRequest { study, number, attempt, after: 0 };
+    loop {
+        match client.trial_logs(request.clone()).await {
+            Ok(logs) => {
+                if json && !(follow && logs.log.is_empty()) {
+                    output::json(&serde_json::json!({"attempt": logs.attempt, "log": logs.log}));
+                } else if !logs.log.is_empty() {
+                    output::line(logs.log.trim_end());
+                }
+                if !follow || !logs.running {
+                    return Ok(());
+                }
+                (request.attempt, request.after) = (logs.attempt, logs.end);
+            }
+            Err(error) if follow && error.is_temporary() => {}
+            Err(error) if follow && error.kind == Kind::NotFound => {
+                let state = client.get_trial(trial.clone()).await?.trial.unwrap_or_default().state();
+                let waits = [v1::TrialState::Queued, v1::TrialState::Running, v1::TrialState::Paused];
+                if !waits.contains(&state) {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
 }
 
 /// `STUDY/NUMBER`.

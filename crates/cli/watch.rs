@@ -1,5 +1,7 @@
 //! `kapell study watch`: follows a study through the coordinator's restarts, to its end.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use kapell_rpc::view::EventView;
@@ -11,6 +13,8 @@ use crate::{Outcome, output, study};
 
 /// Between two tries to reach a coordinator that went away.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How often a coordinator is asked what is wrong.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Follows the study and says how it ended: 0 complete, 3 complete with FAILED trials, 4 canceled.
 pub(crate) async fn watch(client: &Client, reference: &str, after: u64, json: bool) -> Outcome {
@@ -19,6 +23,7 @@ pub(crate) async fn watch(client: &Client, reference: &str, after: u64, json: bo
     let mut progress = if json { None } else { Some(Progress::start(client, &id).await?) };
     let ended = tokio::select! {
         ended = follow(client, &id, after, progress.as_mut(), json) => ended?,
+        never = warn(client), if !json => match never {},
         _ = tokio::signal::ctrl_c() => {
             return Err(CliError::interrupted(format!("stopped watching; the study goes on: kapell study watch {reference}")));
         }
@@ -30,6 +35,23 @@ pub(crate) async fn watch(client: &Client, reference: &str, after: u64, json: bo
         study::show(&ended, false);
     }
     Ok(exit_code(&ended))
+}
+
+/// Says what keeps the coordinator from its work, once each, as it comes up.
+pub(crate) async fn warn(client: &Client) -> Infallible {
+    let mut told = BTreeSet::new();
+    loop {
+        // A coordinator that is away is told of elsewhere.
+        let info = client.server_info(v1::ServerInfoRequest {}).await.unwrap_or_default();
+        for warning in info.warnings {
+            // What a sentence measures changes all the time.
+            let kind: String = warning.chars().filter(|c| !c.is_ascii_digit()).collect();
+            if told.insert(kind) {
+                output::remark(format!("warning: {warning}"));
+            }
+        }
+        tokio::time::sleep(WARN_EVERY).await;
+    }
 }
 
 /// How a study that ended is told to a script.

@@ -6,7 +6,7 @@ use v1::control_worker_request::Action;
 
 use crate::args::{Global, WorkersCommand};
 use crate::error::{CliError, exit};
-use crate::{Outcome, connect, output};
+use crate::{Outcome, connect, output, study};
 use kapell_rpc::Client;
 
 pub(crate) async fn run(command: WorkersCommand, global: &Global) -> Outcome {
@@ -15,6 +15,7 @@ pub(crate) async fn run(command: WorkersCommand, global: &Global) -> Outcome {
         WorkersCommand::List => {
             let workers = client.list_workers(v1::ListWorkersRequest {}).await?.workers;
             print(&workers, global.json);
+            study::tell_warnings(&client, global.json).await?;
             if workers.is_empty() && !global.json {
                 output::remark("no workers yet; start one with: kapell worker --coordinator URL");
             }
@@ -63,10 +64,11 @@ fn print(workers: &[v1::Worker], json: bool) {
             format!("{}/{}", w.busy, w.slots),
             seen,
             w.trials.join(" "),
+            w.reason.clone(),
         ]
     };
     output::table(
-        &["name", "host", "state", "devices", "busy", "last seen", "trials"],
+        &["name", "host", "state", "devices", "busy", "last seen", "trials", "reason"],
         workers.iter().map(row).collect(),
     );
 }

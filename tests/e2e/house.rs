@@ -142,7 +142,7 @@ impl House {
         }
     }
 
-    fn daemon(&self, args: &[&str], log: &str) -> Daemon {
+    pub(crate) fn daemon(&self, args: &[&str], log: &str) -> Daemon {
         let log = std::fs::File::options().create(true).append(true).open(self.path(log)).unwrap();
         let child =
             self.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();

@@ -2,6 +2,7 @@
 
 mod daemons;
 mod house;
+mod operations;
 mod refusals;
 mod reproduce;
 mod reproduction;

@@ -1,6 +1,7 @@
 //! What is promised, row by row, each proven with a figure: `cargo test --release --test promises -- --help`.
 #![expect(clippy::print_stdout, reason = "a program that prints its figures")]
 
+mod backup;
 mod clocks;
 mod disk;
 mod faults;
@@ -59,6 +60,7 @@ const ROWS: &[Row] = &[
     Row { number: 11, name: "uploads", promise: "uploads resume exactly", run: uploads::run },
     Row { number: 12, name: "giant", promise: "a giant grid is refused", run: giant::run },
     Row { number: 13, name: "fuzz", promise: "parsers never panic", run: fuzz::run },
+    Row { number: 15, name: "backup", promise: "backups restore", run: backup::run },
 ];
 
 fn main() -> ExitCode {

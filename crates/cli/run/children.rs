@@ -8,6 +8,7 @@ use tokio::process::{Child, Command};
 
 use crate::daemon::stopped;
 use crate::error::{CliError, file_error};
+use crate::logging::LogFormat;
 use crate::output;
 
 /// A worker that ends sooner than this after its start is started again only after a pause.
@@ -28,6 +29,7 @@ pub(crate) struct WorkerPlan {
     pub slots: usize,
     pub cache_dir: PathBuf,
     pub log: PathBuf,
+    pub log_format: LogFormat,
     pub drain_timeout: Duration,
 }
 
@@ -49,6 +51,7 @@ impl WorkerPlan {
         command.arg("--kernels").arg(&self.kernels);
         command.arg("--cores").arg(self.cores.to_string());
         command.arg("--slots").arg(self.slots.to_string());
+        command.arg("--log-format").arg(self.log_format.name());
         command.arg("--cache-dir").arg(&self.cache_dir);
         command.arg("--drain-timeout").arg(format!("{}ms", self.drain_timeout.as_millis()));
         // Ctrl-C reaches the whole foreground group; the workers are told by us instead, in order.

@@ -11,10 +11,10 @@ use kapell_rpc::{Client, v1};
 
 use crate::args::{Global, RunArgs};
 use crate::corpus::{self, CorpusError, LoadedCorpus};
-use crate::error::{CliError, file_error};
+use crate::error::{CliError, exit, file_error};
 use crate::progress::Progress;
 use crate::study::{StudyFile, submit};
-use crate::{Outcome, daemon, output, paths, watch};
+use crate::{Outcome, daemon, logging, output, paths, watch};
 use children::Children;
 
 /// The built-in study.
@@ -26,6 +26,8 @@ const LEASE: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Workers end with the coordinator here, so none can still be training after its restart.
 const OUTAGE_GRACE: Duration = Duration::from_secs(2);
+/// How often a run looks whether its workers get work.
+const GLANCE: Duration = Duration::from_secs(2);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Less than the daemon's default: a search on one's own machine shares the disk.
 const FREE_BYTES_MIN: u64 = 512 << 20;
@@ -35,7 +37,7 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     let (file, corpus) = load_unless_stopped(&args, stop.clone()).await?;
     std::fs::create_dir_all(data_dir.join("logs")).map_err(|e| file_error(&data_dir, "make", &e))?;
-    daemon::log_to_file(&data_dir.join("logs").join("coordinator.log"))?;
+    logging::to_file(&data_dir.join("logs").join("coordinator.log"), args.log_format)?;
     let mut coordinator = kapell_coordinator::start(kapell_coordinator::Config {
         data_dir: data_dir.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
@@ -44,6 +46,7 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> Outcome {
         outage_grace: OUTAGE_GRACE,
         min_free_bytes: FREE_BYTES_MIN,
         disk: std::sync::Arc::new(kapell_coordinator::RealDisk),
+        limits: kapell_coordinator::Limits::default(),
     })
     .await?;
     let url = format!("http://{}", coordinator.addr());
@@ -185,11 +188,15 @@ impl Search<'_> {
                 return Err(CliError::interrupted("interrupted; the same command goes on"));
             }
         };
+        let names: Vec<String> = plans.iter().map(|plan| plan.name.clone()).collect();
+        self.uncordon(&names).await?;
         let mut children = Children::start(plans);
         let mut progress = Progress::start(self.client, &study.id).await?;
         let ended = tokio::select! {
             ended = watch::follow(self.client, &study.id, 0, Some(&mut progress), false) => ended,
             error = children.failed() => Err(error),
+            error = self.all_quarantined(&names) => Err(error),
+            never = watch::warn(self.client) => match never {},
             () = daemon::stopped(stop) => {
                 output::remark("stopping: the running trials write their checkpoints");
                 Err(CliError::interrupted("interrupted; nothing is lost, and the same command goes on"))
@@ -198,5 +205,40 @@ impl Search<'_> {
         progress.finish();
         children.stop().await;
         ended
+    }
+
+    /// Whoever runs the command again has seen to what was wrong with this machine.
+    async fn uncordon(&self, names: &[String]) -> Result<(), CliError> {
+        for worker in self.quarantined(names).await? {
+            let mut request = v1::ControlWorkerRequest { name: worker.name, ..Default::default() };
+            request.set_action(v1::control_worker_request::Action::Uncordon);
+            self.client.control_worker(request).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends when no worker of this run gets work any more.
+    async fn all_quarantined(&self, names: &[String]) -> CliError {
+        loop {
+            tokio::time::sleep(GLANCE).await;
+            match self.quarantined(names).await {
+                Ok(workers) if workers.len() == names.len() => {
+                    let why = workers.into_iter().next().unwrap_or_default();
+                    let message = format!("no worker is left: {} is quarantined: {}", why.name, why.reason);
+                    let logs = self.data_dir.join("logs");
+                    let hint =
+                        format!("see to it (its log is in {}); the same command goes on", logs.display());
+                    return CliError::new(exit::REFUSED, "quarantined", message, hint);
+                }
+                // The coordinator is in this process: its end is told elsewhere.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn quarantined(&self, names: &[String]) -> Result<Vec<v1::Worker>, CliError> {
+        let mut workers = self.client.list_workers(v1::ListWorkersRequest {}).await?.workers;
+        workers.retain(|w| w.state == "quarantined" && names.contains(&w.name));
+        Ok(workers)
     }
 }

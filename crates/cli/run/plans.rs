@@ -67,6 +67,7 @@ impl Search<'_> {
             // The coordinator's lock on the data folder keeps other runs away from it.
             cache_dir: self.data_dir.join("workers").join(number.to_string()),
             log: self.data_dir.join("logs").join(format!("worker-{number}.log")),
+            log_format: self.args.log_format,
             drain_timeout: DRAIN_TIMEOUT,
         }
     }

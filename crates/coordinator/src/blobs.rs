@@ -52,6 +52,8 @@ pub(crate) struct Blobs {
     manifests: Arc<Mutex<HashMap<String, Arc<Manifest>>>>,
     /// Held for reading while a blob gets its place and its row, for writing while the sweep takes them away.
     sweeping: Arc<RwLock<()>>,
+    /// Whoever holds it copies blobs: no sweep meanwhile.
+    copying: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What is here of a blob.
@@ -100,14 +102,13 @@ impl Blobs {
             started: Instant::now(),
             manifests: Arc::default(),
             sweeping: Arc::default(),
+            copying: Arc::default(),
         })
     }
 
     /// The place of a blob; a digest that is none has no place.
-    fn place(&self, digest: &str) -> Result<PathBuf, StoreError> {
-        let hex = hex(digest)?;
-        let (head, tail) = hex.split_at(2);
-        Ok(self.root.join(head).join(tail))
+    pub(crate) fn place(&self, digest: &str) -> Result<PathBuf, StoreError> {
+        place_in(&self.root, digest)
     }
 
     fn touch(&self, digest: &str) {
@@ -228,6 +229,13 @@ impl Blobs {
         upload = upload.push(bytes).await?;
         self.finish(upload).await?;
         Ok(name)
+    }
+
+    /// Has no blob swept until the guard is dropped; none, if somebody else has that already.
+    pub(crate) async fn keep_all(&self) -> Option<OwnedMutexGuard<()>> {
+        // A sweep that is under way ends first.
+        let _held = self.sweeping.read().await;
+        Arc::clone(&self.copying).try_lock_owned().ok()
     }
 
     /// Opens a blob for reading from `offset` on.
@@ -361,6 +369,7 @@ impl Blobs {
     /// Removes blobs that nothing refers to and nobody has touched for `grace`. Gives the bytes that are free now.
     pub(crate) async fn sweep(&self, grace: Duration) -> Result<u64, StoreError> {
         let held = Arc::clone(&self.sweeping).write_owned().await;
+        let Ok(_no_copy) = self.copying.try_lock() else { return Ok(0) };
         let now = Instant::now();
         // After a start nobody's touches are known.
         if now.duration_since(self.started) < grace {
@@ -420,6 +429,12 @@ impl Upload {
         })
         .await
     }
+}
+
+/// The place of a blob under a folder of blobs.
+pub(crate) fn place_in(root: &Path, digest: &str) -> Result<PathBuf, StoreError> {
+    let (head, tail) = hex(digest)?.split_at(2);
+    Ok(root.join(head).join(tail))
 }
 
 impl Drop for Upload {
@@ -535,7 +550,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = Arc::new(Live::new(Duration::from_secs(30)));
         let (store, _, _) = crate::store::open(&dir.path().join("kapell.db"), live).await.unwrap();
-        let blobs = Blobs::open(dir.path(), store, Arc::new(crate::disk::RealDisk)).unwrap();
+        let blobs = Blobs::open(dir.path(), store, Arc::new(RealDisk)).unwrap();
         let name = digest::of_bytes(b"bytes");
         let upload = blobs.begin(&name, 5, 0).await.unwrap().push(b"by".to_vec()).await.unwrap();
         let long_ago = std::time::SystemTime::now() - 3652 * Duration::from_secs(24 * 3600);

@@ -16,6 +16,10 @@ pub enum DataDirError {
     Locked { path: PathBuf, holder: String },
     #[error("the data folder {} lies on a network file system ({kind}), which the database does not survive: use a local disk", .path.display())]
     Network { path: PathBuf, kind: &'static str },
+    #[error("the data folder {} has no database", .path.display())]
+    Empty { path: PathBuf },
+    #[error("a restore into the data folder {} was cut short: run `kapell coordinator restore` again", .path.display())]
+    Unfinished { path: PathBuf },
     #[error("the data folder {} cannot be used: {error}", .path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -48,9 +52,31 @@ pub(crate) struct DataDir {
     _lock: File,
 }
 
+/// What a folder in which a copy of the database waits to be sent begins with.
+pub(crate) const BACKUP_PREFIX: &str = "backup-";
+/// Is in a data folder while a backup is restored into it: no coordinator starts there.
+pub(crate) const RESTORING: &str = "restoring";
+
 impl DataDir {
     /// Creates the folder if need be, and takes hold of it.
     pub(crate) fn open(path: &Path, disk: &dyn Disk) -> Result<Self, DataDirError> {
+        let held = Self::open_for_restore(path, disk)?;
+        match held.path.join(RESTORING).exists() {
+            true => Err(DataDirError::Unfinished { path: held.path }),
+            false => Ok(held),
+        }
+    }
+
+    /// Takes hold of a folder that has a database.
+    pub(crate) fn existing(path: &Path, disk: &dyn Disk) -> Result<Self, DataDirError> {
+        if !path.join("kapell.db").is_file() {
+            return Err(DataDirError::Empty { path: path.to_owned() });
+        }
+        Self::open(path, disk)
+    }
+
+    /// The same of a folder into which a restore was begun.
+    pub(crate) fn open_for_restore(path: &Path, disk: &dyn Disk) -> Result<Self, DataDirError> {
         let io_error = |error: io::Error| DataDirError::Io { path: path.to_owned(), error };
         create_dirs(disk, path).map_err(io_error)?;
         let path = path.canonicalize().map_err(io_error)?;
@@ -82,6 +108,17 @@ impl DataDir {
     pub(crate) fn database(&self) -> PathBuf {
         self.path.join("kapell.db")
     }
+}
+
+/// Removes copies of the database that a crash has left. Only while nobody is served.
+pub(crate) fn clean_backups(data_dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) && entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that are left on the disk of a folder.

@@ -8,9 +8,11 @@
 //!
 //! Decisions are `kapell_dispatch`'s. Nothing leaves before it is on disk.
 
+pub mod backup;
 mod blobs;
 mod data_dir;
 mod disk;
+pub mod doctor;
 mod live;
 mod service;
 mod start;
@@ -19,4 +21,4 @@ mod upkeep;
 
 pub use data_dir::DataDirError;
 pub use disk::{Disk, RealDisk};
-pub use start::{Config, Failed, Running, StartError, start};
+pub use start::{Config, Failed, Limits, Running, StartError, start};

@@ -36,6 +36,8 @@ pub(crate) enum Push {
 struct Inner {
     reactor: Reactor,
     workers: HashMap<String, LiveWorker>,
+    /// What people call the attempts that run: study and trial.
+    names: HashMap<Held, (String, u32)>,
 }
 
 struct LiveWorker {
@@ -95,14 +97,23 @@ impl Live {
         let mut inner = self.inner();
         for effect in after {
             match effect {
-                After::Granted { held, worker, study } => inner.reactor.granted(now, held, &worker, study),
-                After::Ended { held } => inner.reactor.ended(held),
+                After::Granted { held, worker, study, name } => {
+                    inner.names.insert(held, name);
+                    inner.reactor.granted(now, held, &worker, study);
+                }
+                After::Ended { held } => {
+                    inner.names.remove(&held);
+                    inner.reactor.ended(held);
+                }
                 After::Order { held, worker, order, reason } => inner.order(held, &worker, order, reason),
                 After::Stepped { study, trial, attempt, from, to, reason } => {
                     tracing::info!(study, trial, attempt, from, to, reason, "trial");
                 }
                 After::Unwish { held } => inner.reactor.wish(held, None),
                 After::Returned { trial } => inner.reactor.returned(now, trial),
+                After::Quarantined { worker, reason } => {
+                    tracing::warn!(worker, reason, "worker quarantined");
+                }
                 After::Drain { worker } => inner.push(&worker, Push::Drain),
                 After::WorkerChanged { worker } => {
                     if let Some(entry) = inner.workers.get_mut(&worker) {
@@ -214,6 +225,20 @@ impl Live {
         self.inner().reactor.adopt(now, held, worker, study, grace, wish);
     }
 
+    /// Notes what people call an attempt.
+    pub(crate) fn named(&self, held: Held, name: (String, u32)) {
+        self.inner().names.insert(held, name);
+    }
+
+    /// Has the lines of the log say which attempt they are about.
+    pub(crate) fn span(&self, held: Held) -> tracing::Span {
+        let Held { trial: trial_id, attempt } = held;
+        match self.inner().names.get(&held) {
+            Some((study, trial)) => tracing::info_span!("attempt", study, trial, attempt),
+            None => tracing::info_span!("attempt", trial_id, attempt),
+        }
+    }
+
     /// The leases that have run out, with their workers.
     pub(crate) fn expired(&self) -> Vec<(Held, String)> {
         let now = self.now();
@@ -265,7 +290,7 @@ impl Live {
     pub(crate) fn prune(&self) {
         let now = self.now();
         let mut inner = self.inner();
-        let Inner { reactor, workers } = &mut *inner;
+        let Inner { reactor, workers, .. } = &mut *inner;
         reactor.prune(now);
         workers.retain(|name, _| reactor.gone(now, name).is_some());
     }

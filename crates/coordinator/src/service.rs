@@ -1,7 +1,10 @@
 //! The wire: gRPC services over the store, the blobs and what lives in memory.
 
+mod admin;
+mod admission;
 mod blob;
 mod heartbeat;
+mod lease_id;
 mod model;
 mod study;
 mod wire;
@@ -10,6 +13,8 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kapell_dispatch::Held;
+use kapell_rpc::v1::admin_service_server::AdminServiceServer;
 use kapell_rpc::v1::blob_service_server::BlobServiceServer;
 use kapell_rpc::v1::model_service_server::ModelServiceServer;
 use kapell_rpc::v1::study_service_server::StudyServiceServer;
@@ -18,14 +23,15 @@ use kapell_rpc::{REASON_KEY, reason};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
+
+use admission::{Limited, accept};
 
 use crate::blobs::Blobs;
 use crate::data_dir::free_bytes;
 use crate::live::Live;
 use crate::start::Config;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, quarantine};
 
 /// The longest request: a chunk of a blob, a study file or an attempt's log, with room.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -46,19 +52,37 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The attempt that a worker names. One of an earlier life of the store holds nothing here.
+    pub(crate) fn held(&self, trial_id: i64, attempt: u32) -> Result<Held, Status> {
+        match lease_id::from_wire(self.store.life, trial_id) {
+            Some(trial) => Ok(Held { trial, attempt }),
+            None => Err(refuse(reason::STALE_ATTEMPT, "the lease is of before the store was restored")),
+        }
+    }
+
     /// What a person should see to.
-    fn warnings(&self) -> Vec<String> {
+    async fn warnings(&self) -> Result<Vec<String>, Status> {
+        let mut conn = self.store.readers.acquire().await.map_err(StoreError::from)?;
+        let quarantined = quarantine::list(&mut conn).await?;
+        drop(conn);
         let min = self.config.min_free_bytes;
         let low = free_bytes(&self.config.data_dir).ok().filter(|free| *free < min);
-        let text = |free| {
-            format!(
-                "leasing has stopped: {} are free on the data folder's disk, below --min-free {}",
-                gib(free),
-                gib(min)
-            )
-        };
-        low.map(text).into_iter().collect()
+        let mut warnings: Vec<String> = low.map(|free| space_text(free, min)).into_iter().collect();
+        for (worker, reason) in quarantined {
+            warnings.push(format!(
+                "worker {worker} is quarantined: {reason}; see to it, then: kapell workers uncordon {worker}"
+            ));
+        }
+        Ok(warnings)
     }
+}
+
+fn space_text(free: u64, min: u64) -> String {
+    format!(
+        "leasing has stopped: {} are free on the data folder's disk, below --min-free {}",
+        gib(free),
+        gib(min)
+    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
@@ -72,6 +96,7 @@ pub(crate) fn serve(
     listener: TcpListener,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let mut closing = shared.live.closing();
+    let limits = shared.config.limits.clone();
     let studies = StudyServiceServer::new(study::Studies(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
@@ -79,6 +104,9 @@ pub(crate) fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let models = ModelServiceServer::new(model::Models(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let admin = AdminServiceServer::new(admin::Admin(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let blobs = BlobServiceServer::new(blob::BlobCalls(shared))
@@ -90,18 +118,16 @@ pub(crate) fn serve(
         .max_concurrent_streams(Some(STREAMS_MAX))
         .initial_stream_window_size(Some(WINDOW_BYTES))
         .initial_connection_window_size(Some(4 * WINDOW_BYTES))
-        .add_service(studies)
-        .add_service(workers)
-        .add_service(blobs)
-        .add_service(models);
+        .add_service(Limited::new(studies, &limits))
+        .add_service(Limited::new(workers, &limits))
+        .add_service(Limited::new(blobs, &limits))
+        .add_service(Limited::new(models, &limits))
+        .add_service(Limited::new(admin, &limits));
     let closed = async move {
         // An error means that the coordinator is gone altogether.
         drop(closing.wait_for(|closing| *closing).await);
     };
-    // Said here: the server's own setting is for listeners that it opens itself, and without it every other answer
-    // waits 40 ms for the other side's acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed))
+    tokio::spawn(server.serve_with_incoming_shutdown(accept(listener, &limits), closed))
 }
 
 /// A status with its reason where machines look for it.

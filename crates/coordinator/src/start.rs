@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::blobs::Blobs;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, clean_backups};
 use crate::disk::{Disk, RealDisk};
 use crate::live::Live;
 use crate::service::{self, Shared};
@@ -37,6 +37,24 @@ pub struct Config {
     pub min_free_bytes: u64,
     /// What the files of the data folder lie on, but for SQLite's.
     pub disk: Arc<dyn Disk>,
+    pub limits: Limits,
+}
+
+/// How much is served at once; beyond it callers are told to come back later.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A worker has up to three.
+    pub connections: usize,
+    /// Calls without an answer yet, on one connection.
+    pub calls_per_connection: usize,
+    /// Until an answer begins. Waiting for work, and what goes through a whole study, may take longer.
+    pub call_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 32_768, calls_per_connection: 512, call_deadline: Duration::from_secs(30) }
+    }
 }
 
 impl Config {
@@ -51,6 +69,7 @@ impl Config {
             outage_grace: Duration::from_secs(120),
             min_free_bytes: 10 << 30,
             disk: Arc::new(RealDisk),
+            limits: Limits::default(),
         }
     }
 }
@@ -142,6 +161,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (store, writer, failed) = store::open(&data_dir.database(), Arc::clone(&live)).await?;
     let blobs = Blobs::open(&data_dir.path, store.clone(), Arc::clone(&config.disk))
         .map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
+    clean_backups(&data_dir.path).map_err(|error| DataDirError::Io { path: data_dir.path.clone(), error })?;
     let grace = config.outage_grace;
     let adopted = store.writer.write(move |tx| Box::pin(store::upkeep::adopt(tx, grace))).await?;
     let shared = Shared {

@@ -3,19 +3,23 @@
 //! One writer (see [`writer`]) and a pool of read-only connections. A change is: load the row, ask `dispatch` what
 //! may happen, update it where it is still as loaded, commit, and only then tell anybody.
 
+pub(crate) mod backup;
 pub(crate) mod blobs;
 pub(crate) mod checkpoints;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod divergence;
+pub(crate) mod doctor;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod finish;
 pub(crate) mod lease;
+pub(crate) mod logs;
 mod many;
 pub(crate) mod models;
-mod open;
+pub(crate) mod open;
 pub(crate) mod promote;
+pub(crate) mod quarantine;
 pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod rows;
@@ -43,6 +47,8 @@ pub(crate) struct Store {
     pub(crate) writer: Writer,
     pub(crate) readers: SqlitePool,
     pub(crate) specs: Specs,
+    /// Which life of the store this is: a restore begins another.
+    pub(crate) life: u32,
 }
 
 /// The parsed study files, by study: they never change once a study is created.

@@ -6,6 +6,7 @@
 //! - [`trial`]: the life of a trial and its attempts;
 //! - [`study`]: the life of a study;
 //! - [`lease`]: who holds what, until when;
+//! - [`quarantine`]: which worker is to blame;
 //! - [`queue`]: whose trial is next, and for which worker;
 //! - [`report`]: which measurements are taken, and what they come to;
 //! - [`finish`]: what the end of an attempt asks for and means;
@@ -14,6 +15,7 @@
 
 pub mod finish;
 pub mod lease;
+pub mod quarantine;
 pub mod queue;
 pub mod reactor;
 pub mod report;

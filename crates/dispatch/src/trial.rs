@@ -49,6 +49,7 @@
 //!
 //! A cancellation ends the attempt at once: the fence falls with the same commit, and the worker is told to stop.
 //! What it sends afterwards is refused as stale, but for its `Finish(CANCELED)`, which says what is so already.
+//! A failure that turns out to be its worker's is forgiven (see [`crate::quarantine`]): FAILED by it goes back to QUEUED.
 //! An attempt has an outcome exactly if it has ended; RELEASED counts nowhere, FAILED counts against `max_attempts`,
 //! LOST against `max_lost`. Losses are counted since the trial last got on: a trial whose workers die often, but that
 //! comes nearer to its end each time, is not given up; one that kills its workers does not get past the place where
@@ -215,6 +216,9 @@ pub enum TrialEvent {
     Cancel,
     /// A person queues it again.
     Retry,
+    /// The failure of `attempt` was its worker's: it does not count. Where it was what made the trial FAILED, the trial
+    /// is queued again.
+    Forgive { attempt: u32 },
 }
 
 impl TrialEvent {
@@ -234,6 +238,7 @@ impl TrialEvent {
             Self::Resume => "resume",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::Forgive { .. } => "be forgiven a failure",
         }
     }
 }
@@ -335,6 +340,14 @@ pub fn transition(
         (S::Failed | S::Canceled, TrialEvent::Retry) => Ok(Transition {
             next: Trial { state: S::Queued, failures: 0, losses: 0, ..*trial },
             effects: vec![Effect::Wake],
+        }),
+        (S::Failed, TrialEvent::Forgive { attempt }) if attempt == trial.attempts => Ok(Transition {
+            next: Trial { state: S::Queued, failures: trial.failures.saturating_sub(1), ..*trial },
+            effects: vec![Effect::Wake],
+        }),
+        (S::Queued | S::Running { .. } | S::Paused, TrialEvent::Forgive { .. }) => Ok(Transition {
+            next: Trial { failures: trial.failures.saturating_sub(1), ..*trial },
+            effects: vec![],
         }),
         (
             S::Queued | S::Running { .. } | S::Paused | S::Complete | S::Pruned | S::Failed | S::Canceled,

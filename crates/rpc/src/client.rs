@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::v1;
+use crate::v1::admin_service_client::AdminServiceClient;
 use crate::v1::blob_service_client::BlobServiceClient;
 use crate::v1::model_service_client::ModelServiceClient;
 use crate::v1::study_service_client::StudyServiceClient;
@@ -165,6 +166,8 @@ calls! {
     report(workers: v1::ReportRequest) -> v1::ReportResponse, usual, again;
     /// Records a checkpoint whose blobs are there already.
     record_checkpoint(workers: v1::RecordCheckpointRequest) -> v1::RecordCheckpointResponse, usual, again;
+    /// Adds what an attempt has logged.
+    append_log(workers: v1::AppendLogRequest) -> v1::AppendLogResponse, usual, again;
     /// Ends an attempt.
     finish(workers: v1::FinishRequest) -> v1::FinishResponse, usual, again;
 
@@ -255,6 +258,22 @@ impl Client {
         let mut service = self.limited_workers(self.beats.clone());
         let opened = tokio::time::timeout(CALL_DEADLINE, service.heartbeat(beats)).await;
         self.answer(opened.unwrap_or_else(|_| Err(timed_out(CALL_DEADLINE))))
+    }
+
+    /// Begins a backup: its parts, in order. Has no deadline: its messages have.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn backup(&self) -> Result<Streaming<v1::BackupPart>, ClientError> {
+        self.again(|| {
+            let mut service = AdminServiceClient::with_interceptor(self.bulk.clone(), self.token.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            async move {
+                let opened = tokio::time::timeout(CALL_DEADLINE, service.backup(v1::BackupRequest {})).await;
+                opened.unwrap_or_else(|_| Err(timed_out(CALL_DEADLINE)))
+            }
+        })
+        .await
     }
 
     /// The study service itself, for calls that have no method here.

@@ -114,7 +114,10 @@ pub(crate) async fn serve(context: Context, work: v1::Work, control: Arc<Control
     let dir = context.dir.join(format!("{}-{}", work.trial_id, work.attempt));
     let mut thread = None;
     let end = match work.kind {
-        Some(v1::work::Kind::Train(train)) => train_work(&context, &sender, &dir, train, &mut thread).await,
+        Some(v1::work::Kind::Train(train)) => tokio::select! {
+            end = train_work(&context, &sender, &dir, train, &mut thread) => end,
+            never = sender.send_log() => match never {},
+        },
         _ => End::failed("this version of the worker trains and does nothing else", true),
     };
     if sender.control.level() == Some(Stop::Forget) {
@@ -137,6 +140,7 @@ pub(crate) async fn serve(context: Context, work: v1::Work, control: Arc<Control
 }
 
 fn finish_request(sender: &Sender, end: &End) -> v1::FinishRequest {
+    let (log_tail, log_bytes) = sender.log.tail();
     v1::FinishRequest {
         trial_id: sender.trial_id,
         attempt: sender.attempt,
@@ -144,7 +148,8 @@ fn finish_request(sender: &Sender, end: &End) -> v1::FinishRequest {
         reason: end.reason.clone(),
         r#final: end.is_final,
         seconds: end.seconds,
-        log_tail: sender.log.tail(),
+        log_tail,
+        log_bytes,
         best: end.sent.best(),
         last: end.sent.last(),
     }

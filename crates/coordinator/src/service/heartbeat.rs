@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Response, Status, Streaming};
 
-use super::{Shared, bad_request, is_gone};
+use super::{Shared, bad_request, is_gone, lease_id};
 use crate::live::Push;
 use crate::store::upkeep;
 use crate::store::workers;
@@ -67,7 +67,7 @@ async fn serve(
                     None => return Ok(()),
                 },
                 push = pushed.recv() => match push {
-                    Some(push) => orders(push),
+                    Some(push) => orders(shared.store.life, push),
                     // A newer channel of this worker has taken over.
                     None => return Ok(()),
                 },
@@ -93,28 +93,41 @@ async fn is_draining(shared: &Shared, worker: &str, incarnation: &str) -> Result
 }
 
 async fn answer(shared: &Shared, beat: v1::Beat, drain: bool) -> Result<v1::Orders, Status> {
-    let held: Vec<Held> = beat.held.iter().map(|h| Held { trial: h.trial_id, attempt: h.attempt }).collect();
+    let life = shared.store.life;
+    let (mut held, mut foreign) = (Vec::new(), Vec::new());
+    for h in &beat.held {
+        match lease_id::from_wire(life, h.trial_id) {
+            Some(trial) => held.push(Held { trial, attempt: h.attempt }),
+            // Held of an earlier life of the store: the lease is gone.
+            None => foreign.push(wire_order(h.trial_id, h.attempt, Order::Forget, String::new())),
+        }
+    }
     let answer = shared.live.beat(&beat.worker, &held);
     if !answer.heard.is_empty() {
         let heard = answer.heard;
         shared.store.writer.write(move |tx| Box::pin(async move { upkeep::heard(tx, &heard).await })).await?;
     }
-    Ok(orders(Push::Answer(answer.orders, drain && !beat.draining)))
+    let mut answer = orders(life, Push::Answer(answer.orders, drain && !beat.draining));
+    answer.orders.extend(foreign);
+    Ok(answer)
 }
 
-fn orders(push: Push) -> v1::Orders {
+fn orders(life: u32, push: Push) -> v1::Orders {
+    let wire = |held: Held, order, reason| {
+        wire_order(lease_id::to_wire(life, held.trial), held.attempt, order, reason)
+    };
     let orders = match push {
         Push::Answer(orders, drain) => {
-            let orders = orders.into_iter().map(|(held, order)| wire_order(held, order, String::new()));
+            let orders = orders.into_iter().map(|(held, order)| wire(held, order, String::new()));
             orders.chain(drain.then(drain_order)).collect()
         }
-        Push::Order(held, order, reason) => vec![wire_order(held, order, reason)],
+        Push::Order(held, order, reason) => vec![wire(held, order, reason)],
         Push::Drain => vec![drain_order()],
     };
     v1::Orders { orders }
 }
 
-fn wire_order(held: Held, order: Order, reason: String) -> v1::Order {
+fn wire_order(trial_id: i64, attempt: u32, order: Order, reason: String) -> v1::Order {
     use v1::order::What;
     let stop = v1::Stop { reason };
     let what = match order {
@@ -123,7 +136,7 @@ fn wire_order(held: Held, order: Order, reason: String) -> v1::Order {
         Order::Prune => What::Prune(stop),
         Order::Forget => What::Forget(stop),
     };
-    v1::Order { trial_id: held.trial, attempt: held.attempt, what: Some(what) }
+    v1::Order { trial_id, attempt, what: Some(what) }
 }
 
 fn drain_order() -> v1::Order {

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{Shared, bad_request, refuse, wire};
 use crate::store::query::{self, TrialFilter};
 use crate::store::studies::{self, NewStudy};
-use crate::store::{StoreError, divergence, events, workers};
+use crate::store::{StoreError, divergence, events, logs, workers};
 
 /// Events and trials that are read at once.
 const EVENTS_PAGE: i64 = 500;
@@ -36,7 +36,7 @@ impl StudyService for Studies {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
             data_dir: self.0.config.data_dir.display().to_string(),
-            warnings: self.0.warnings(),
+            warnings: self.0.warnings().await?,
         }))
     }
 
@@ -174,11 +174,17 @@ impl StudyService for Studies {
         let mut conn = self.read().await?;
         let study = studies::find(&mut conn, &request.study).await?;
         let id = query::trial_id(&mut conn, &study, request.number).await?;
-        let Some((attempt, log)) = query::log(&mut conn, id, request.attempt).await? else {
+        let after = i64::try_from(request.after).unwrap_or(i64::MAX);
+        let Some(found) = logs::read(&mut conn, id, request.attempt, after).await? else {
             let text = format!("there is no log of {}/{} yet", study.name, request.number);
             return Err(refuse(reason::NOT_FOUND, text));
         };
-        Ok(Response::new(v1::TrialLogsResponse { attempt, log }))
+        Ok(Response::new(v1::TrialLogsResponse {
+            attempt: found.attempt,
+            log: found.text,
+            end: u64::try_from(found.end).unwrap_or(0),
+            running: found.running,
+        }))
     }
 
     async fn retry_trial(&self, request: Request<v1::TrialRef>) -> Result<Response<v1::Trial>, Status> {

@@ -6,6 +6,7 @@ use kapell_rpc::convert;
 use kapell_rpc::v1;
 use kapell_search::Config;
 
+use super::lease_id;
 use crate::store::StoreError;
 use crate::store::divergence::DivergenceRow;
 use crate::store::events::EventRow;
@@ -234,7 +235,9 @@ pub(crate) fn worker(row: WorkerRow, trials: Vec<String>, seen: Option<(i64, boo
     v1::Worker {
         name: row.name,
         host: row.host,
-        state: if gone { "gone".to_owned() } else { row.state },
+        // What a person has to see to is said of one that is gone as well.
+        state: if gone && row.state != "quarantined" { "gone".to_owned() } else { row.state },
+        reason: row.reason,
         devices,
         slots: row.slots,
         busy: u32::try_from(trials.len()).unwrap_or(u32::MAX),
@@ -249,7 +252,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// Work for a worker.
-pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
+pub(crate) fn work(life: u32, leased: Leased) -> Result<v1::Work, StoreError> {
     use kapell_search::study::Direction;
     let spec = &leased.spec;
     let train = v1::TrainWork {
@@ -268,7 +271,7 @@ pub(crate) fn work(leased: Leased) -> Result<v1::Work, StoreError> {
         maximize: spec.objective.direction == Direction::Maximize,
     };
     Ok(v1::Work {
-        trial_id: leased.held.trial,
+        trial_id: lease_id::to_wire(life, leased.held.trial),
         attempt: leased.held.attempt,
         kind: Some(v1::work::Kind::Train(train)),
     })

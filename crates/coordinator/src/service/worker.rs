@@ -8,17 +8,21 @@ use kapell_rpc::v1::worker_service_server::WorkerService;
 use kapell_rpc::{PROTOCOL_VERSION, convert, reason, v1};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::{Shared, bad_request, heartbeat, refuse, wire};
 use crate::data_dir::free_bytes;
 use crate::store::checkpoints::{self, NewCheckpoint};
 use crate::store::finish::{self, Finish};
 use crate::store::lease::{self, Ask};
+use crate::store::logs;
 use crate::store::report::{self, Reported};
 use crate::store::workers::{self, NewWorker, Numerics};
+use crate::store::writer::Boxed;
+use crate::store::{StoreError, Tx};
 
 /// The longest that a call for work waits.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a worker waits at least where the queue cannot be used (no space left).
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -74,13 +78,10 @@ impl WorkerService for Workers {
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
-        let held = Held { trial: request.trial_id, attempt: request.attempt };
+        let held = self.0.held(request.trial_id, request.attempt)?;
         let rows: Vec<_> = request.measurements.into_iter().map(wire::measurement_from_wire).collect();
         let done = self
-            .0
-            .store
-            .writer
-            .write(move |tx| Box::pin(async move { report::report(tx, held, &rows).await }))
+            .write(held, move |tx| Box::pin(async move { report::report(tx, held, &rows).await }))
             .await?;
         match done {
             Reported::Taken(last_epoch) => Ok(Response::new(v1::ReportResponse { last_epoch })),
@@ -93,14 +94,25 @@ impl WorkerService for Workers {
         request: Request<v1::RecordCheckpointRequest>,
     ) -> Result<Response<v1::RecordCheckpointResponse>, Status> {
         let request = request.into_inner();
-        let held = Held { trial: request.trial_id, attempt: request.attempt };
+        let held = self.0.held(request.trial_id, request.attempt)?;
         let new = self.checkpoints(request.best, request.last).await?;
-        self.0
-            .store
-            .writer
-            .write(move |tx| Box::pin(async move { checkpoints::record(tx, held, &new).await }))
+        self.write(held, move |tx| Box::pin(async move { checkpoints::record(tx, held, &new).await }))
             .await?;
         Ok(Response::new(v1::RecordCheckpointResponse {}))
+    }
+
+    async fn append_log(
+        &self,
+        request: Request<v1::AppendLogRequest>,
+    ) -> Result<Response<v1::AppendLogResponse>, Status> {
+        let request = request.into_inner();
+        let held = self.0.held(request.trial_id, request.attempt)?;
+        let start = i64::try_from(request.start).unwrap_or(-1);
+        let text = request.text;
+        let end = self
+            .write(held, move |tx| Box::pin(async move { logs::append(tx, held, start, &text).await }))
+            .await?;
+        Ok(Response::new(v1::AppendLogResponse { end: u64::try_from(end).unwrap_or(0) }))
     }
 
     async fn finish(
@@ -110,27 +122,41 @@ impl WorkerService for Workers {
         let request = request.into_inner();
         let outcome = Outcome::parse(convert::outcome_name(request.outcome()))
             .ok_or_else(|| bad_request("a finish needs an outcome"))?;
+        let held = self.0.held(request.trial_id, request.attempt)?;
         let finish = Finish {
-            held: Held { trial: request.trial_id, attempt: request.attempt },
+            held,
             outcome,
             reason: head(&request.reason),
             last: request.r#final,
             seconds: request.seconds,
             log_tail: request.log_tail,
+            log_bytes: i64::try_from(request.log_bytes).unwrap_or(0),
             checkpoints: self.checkpoints(request.best, request.last).await?,
         };
-        let state = self
-            .0
-            .store
-            .writer
-            .write(move |tx| Box::pin(async move { finish::finish(tx, &finish).await }))
-            .await?;
+        let state =
+            self.write(held, move |tx| Box::pin(async move { finish::finish(tx, &finish).await })).await?;
         let state = convert::trial_state_from_name(state.name()).unwrap_or_default();
         Ok(Response::new(v1::FinishResponse { state: state.into() }))
     }
 }
 
 impl Workers {
+    /// Writes for an attempt, whose lines in the log say whose they are.
+    async fn write<T, F>(&self, held: Held, f: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, Result<T, StoreError>> + Send + 'static,
+    {
+        let written = async {
+            let written = self.0.store.writer.write(f).await;
+            if let Err(StoreError::Refused(refusal)) = &written {
+                tracing::info!(reason = refusal.reason, why = refusal.message, "refused");
+            }
+            Ok(written?)
+        };
+        written.instrument(self.0.live.span(held)).await
+    }
+
     /// Asks the queue, and again whenever something has come into it, until there is work or the time is over.
     async fn wait_for_work(&self, ask: Ask, wait: Duration) -> Result<Vec<v1::Work>, Status> {
         let deadline = tokio::time::Instant::now() + wait;
@@ -151,7 +177,10 @@ impl Workers {
                     .await?;
                 if let Some(leased) = leased {
                     self.0.live.pass_on();
-                    return leased.into_iter().map(|l| wire::work(l).map_err(Into::into)).collect();
+                    return leased
+                        .into_iter()
+                        .map(|l| wire::work(self.0.store.life, l).map_err(Into::into))
+                        .collect();
                 }
                 waiting.pause()
             };

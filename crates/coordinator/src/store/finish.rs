@@ -8,10 +8,7 @@ use super::checkpoints::{self, NewCheckpoint};
 use super::error::bad_request;
 use super::studies::STUDY_PAUSED;
 use super::trials::{self, TrialCore};
-use super::{Refusal, StoreError, Tx, studies};
-
-/// Bytes that are kept of an attempt's log.
-const LOG_BYTES_MAX: usize = 256 * 1024;
+use super::{Refusal, StoreError, Tx, logs, quarantine, studies};
 
 /// How a worker ends its attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +20,8 @@ pub(crate) struct Finish {
     pub(crate) last: bool,
     pub(crate) seconds: f64,
     pub(crate) log_tail: String,
+    /// Of the whole log; 0: the tail is all.
+    pub(crate) log_bytes: i64,
     pub(crate) checkpoints: Vec<NewCheckpoint>,
 }
 
@@ -37,8 +36,10 @@ pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, S
     };
     checkpoints::record_of(tx, &trial, held, &finish.checkpoints).await?;
     let spec = tx.spec(trial.study).await?;
-    if ending == Ending::Complete {
-        complete(tx, &trial, spec.checkpoint.keep).await?;
+    match ending {
+        Ending::Complete => complete(tx, &trial, spec.checkpoint.keep).await?,
+        Ending::Pruned => retain(tx, trial.id, spec.checkpoint.keep).await?,
+        _ => {}
     }
     keep_log(tx, finish).await?;
     let study = trial.study_state()?;
@@ -51,6 +52,7 @@ pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, S
     };
     let event = TrialEvent::Finish { attempt: held.attempt, ending };
     let mut state = trials::step(tx, &trial, event, why).await?;
+    quarantine::note(tx, &trial, finish).await?;
     // The study was resumed while its worker was pausing.
     if finish::goes_on(state, study) {
         let paused = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
@@ -126,25 +128,20 @@ async fn keep_log(tx: &mut Tx, finish: &Finish) -> Result<(), StoreError> {
             .execute(&mut tx.conn)
             .await?;
     }
-    if finish.log_tail.is_empty() {
-        return Ok(());
-    }
-    let sql = "INSERT INTO logs (trial, attempt, log) SELECT trial, attempt, ?3 FROM attempts
-               WHERE trial = ?1 AND attempt = ?2 ON CONFLICT (trial, attempt) DO UPDATE SET log = excluded.log";
-    sqlx::query(sql)
-        .bind(finish.held.trial)
-        .bind(finish.held.attempt)
-        .bind(tail(&finish.log_tail))
-        .execute(&mut tx.conn)
-        .await?;
-    Ok(())
+    logs::keep(tx, finish.held, &finish.log_tail, finish.log_bytes).await
 }
 
-/// The last 256 KiB, from a whole character on.
-fn tail(log: &str) -> &str {
-    let mut start = log.len().saturating_sub(LOG_BYTES_MAX);
-    while !log.is_char_boundary(start) {
-        start += 1;
+/// A trial that was pruned cannot go on, and keeps what the study's policy says. (One that FAILED or was CANCELED keeps
+/// its last checkpoint as well: a retry goes on from it.)
+async fn retain(tx: &mut Tx, trial: i64, keep: kapell_search::study::Keep) -> Result<(), StoreError> {
+    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
+        if !kept {
+            sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
+                .bind(trial)
+                .bind(role)
+                .execute(&mut tx.conn)
+                .await?;
+        }
     }
-    log.get(start..).unwrap_or_default()
+    Ok(())
 }

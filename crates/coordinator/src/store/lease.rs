@@ -255,7 +255,8 @@ async fn start(tx: &mut Tx, trial: i64, worker: &WorkerRow, incarnation: &str) -
     }
     let fields = json!({"worker": worker.name, "start_epoch": start_epoch});
     events::add(tx, trial.study, "trial.started", (trial.number, attempt), &fields);
-    tx.after.push(After::Granted { held, worker: worker.name.clone(), study: trial.study });
+    let name = (trial.study_name.clone(), trial.number);
+    tx.after.push(After::Granted { held, worker: worker.name.clone(), study: trial.study, name });
     leased(tx, held, row).await
 }
 

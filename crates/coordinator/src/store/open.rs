@@ -22,6 +22,7 @@ const CACHE_KIB: u32 = 128 * 1024;
 /// Every schema there ever was, oldest first.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../../../migrations/0001_first.sql")),
+    (2, "operations", include_str!("../../../../migrations/0002_operations.sql")),
     (3, "replaced processes", include_str!("../../../../migrations/0003_replaced_processes.sql")),
 ];
 
@@ -57,6 +58,7 @@ pub(crate) async fn open(
     // database, and synced, it is.
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await?;
     migrate(&mut conn).await?;
+    let life = super::backup::life(&mut conn).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .connect_with(options.create_if_missing(false).read_only(true))
@@ -64,7 +66,7 @@ pub(crate) async fn open(
     let specs = Specs::default();
     let (fatal, failed) = oneshot::channel();
     let (writer, task) = Writer::spawn(conn, specs.clone(), live, fatal);
-    Ok((Store { writer, readers, specs }, task, failed))
+    Ok((Store { writer, readers, specs, life }, task, failed))
 }
 
 async fn check_version(conn: &mut SqliteConnection) -> Result<(), OpenError> {
@@ -77,18 +79,29 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     Ok(())
 }
 
-async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
-    let known = MIGRATIONS.last().map_or(0, |m| m.0);
+/// The newest schema that this program knows.
+pub(crate) fn known_schema() -> i64 {
+    MIGRATIONS.last().map_or(0, |m| m.0)
+}
+
+/// The schema of a database; 0 where it has none.
+pub(crate) async fn schema(conn: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     let has_any: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')")
             .fetch_one(&mut *conn)
             .await?;
-    if has_any {
-        let found: Option<i64> =
-            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
-        if let Some(found) = found.filter(|found| *found > known) {
-            return Err(OpenError::NewerSchema { found, known });
-        }
+    if !has_any {
+        return Ok(0);
+    }
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(conn).await?;
+    Ok(found.unwrap_or(0))
+}
+
+async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let (found, known) = (schema(conn).await?, known_schema());
+    if found > known {
+        return Err(OpenError::NewerSchema { found, known });
     }
     let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

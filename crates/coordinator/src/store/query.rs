@@ -119,17 +119,6 @@ pub(crate) async fn attempts(conn: &mut SqliteConnection, trial: i64) -> Result<
     Ok(sqlx::query_as(sql).bind(trial).fetch_all(conn).await?)
 }
 
-/// The log of an attempt (0: the newest that has one), with the attempt's number.
-pub(crate) async fn log(
-    conn: &mut SqliteConnection,
-    trial: i64,
-    attempt: u32,
-) -> Result<Option<(u32, String)>, StoreError> {
-    let sql = "SELECT attempt, log FROM logs WHERE trial = ?1 AND (?2 = 0 OR attempt = ?2)
-               ORDER BY attempt DESC LIMIT 1";
-    Ok(sqlx::query_as(sql).bind(trial).bind(attempt).fetch_optional(conn).await?)
-}
-
 /// The ids of all studies, oldest first.
 pub(crate) async fn study_ids(conn: &mut SqliteConnection) -> Result<Vec<i64>, StoreError> {
     Ok(sqlx::query_scalar("SELECT id FROM studies ORDER BY id").fetch_all(conn).await?)

@@ -9,17 +9,29 @@ use sqlx::SqliteConnection;
 
 use super::{StoreError, Tx, finish, trials};
 
+/// An attempt that has not ended, with its study's state and what people call its trial.
+#[derive(sqlx::FromRow)]
+struct Running {
+    trial: i64,
+    attempt: u32,
+    worker: String,
+    study: i64,
+    grace_ms: i64,
+    state: String,
+    name: String,
+    number: u32,
+}
+
 /// Adopts the attempts that ran when the last process ended: each has `grace` to be heard of, bounded in total.
 pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreError> {
-    let sql = "SELECT a.trial, a.attempt, a.worker, t.study, a.grace_ms, s.state
+    let sql = "SELECT a.trial, a.attempt, a.worker, t.study, a.grace_ms, s.state, s.name, t.number
                FROM attempts a JOIN trials t ON t.id = a.trial JOIN studies s ON s.id = t.study
                WHERE a.outcome IS NULL";
-    let running: Vec<(i64, u32, String, i64, i64, String)> =
-        sqlx::query_as(sql).fetch_all(&mut tx.conn).await?;
+    let running: Vec<Running> = sqlx::query_as(sql).fetch_all(&mut tx.conn).await?;
     let n = running.len();
-    for (trial, attempt, worker, study, used_ms, state) in running {
+    for Running { trial, attempt, worker, study, grace_ms, state, name, number } in running {
         let held = Held { trial, attempt };
-        let used = Duration::from_millis(u64::try_from(used_ms).unwrap_or(u64::MAX));
+        let used = Duration::from_millis(u64::try_from(grace_ms).unwrap_or(u64::MAX));
         let given = restart_grace(used, grace);
         sqlx::query("UPDATE attempts SET grace_ms = grace_ms + ?3 WHERE trial = ?1 AND attempt = ?2")
             .bind(trial)
@@ -28,6 +40,7 @@ pub(crate) async fn adopt(tx: &mut Tx, grace: Duration) -> Result<usize, StoreEr
             .execute(&mut tx.conn)
             .await?;
         tx.live.adopt(held, &worker, study, given, StudyState::parse(&state).and_then(StudyState::wish));
+        tx.live.named(held, (name, number));
     }
     Ok(n)
 }

@@ -47,6 +47,8 @@ pub(crate) struct WorkerRow {
     pub(crate) incarnation: String,
     pub(crate) host: String,
     pub(crate) state: String,
+    /// Why it is quarantined; empty otherwise.
+    pub(crate) reason: String,
     devices: String,
     pub(crate) slots: u32,
     pub(crate) study: Option<String>,
@@ -77,7 +79,7 @@ pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreEr
                VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)
                ON CONFLICT (name) DO UPDATE SET incarnation = ?2, host = ?3, devices = ?4, slots = ?5, study = ?6,
                    program_version = ?7, kind = ?8, dtype = ?9, last_seen_ms = ?10,
-                   state = CASE WHEN state = 'cordoned' THEN state ELSE 'ready' END";
+                   state = CASE WHEN state IN ('cordoned', 'quarantined') THEN state ELSE 'ready' END";
     sqlx::query(sql)
         .bind(&new.name)
         .bind(&new.incarnation)
@@ -134,7 +136,7 @@ async fn lose_all(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
 
 /// The worker of this name.
 pub(crate) async fn find(conn: &mut SqliteConnection, name: &str) -> Result<Option<WorkerRow>, StoreError> {
-    let sql = "SELECT name, incarnation, host, state, devices, slots, study, program_version, kind, dtype, last_seen_ms
+    let sql = "SELECT name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, last_seen_ms
                FROM workers WHERE name = ?";
     Ok(sqlx::query_as(sql).bind(name).fetch_optional(conn).await?)
 }
@@ -158,7 +160,7 @@ pub(crate) async fn known(
 
 /// Every worker on record, by name.
 pub(crate) async fn list(conn: &mut SqliteConnection) -> Result<Vec<WorkerRow>, StoreError> {
-    let sql = "SELECT name, incarnation, host, state, devices, slots, study, program_version, kind, dtype, last_seen_ms
+    let sql = "SELECT name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, last_seen_ms
                FROM workers ORDER BY name";
     Ok(sqlx::query_as(sql).fetch_all(conn).await?)
 }
@@ -170,9 +172,9 @@ pub(crate) async fn trials_of(conn: &mut SqliteConnection, worker: &str) -> Resu
     Ok(sqlx::query_scalar(sql).bind(worker).fetch_all(conn).await?)
 }
 
-/// Sets a worker's state: 'ready', 'cordoned' or 'draining'.
+/// Sets a worker's state: 'ready', 'cordoned' or 'draining'. Nothing is held against it any more.
 pub(crate) async fn control(tx: &mut Tx, name: &str, state: &'static str) -> Result<(), StoreError> {
-    let done = sqlx::query("UPDATE workers SET state = ? WHERE name = ?")
+    let done = sqlx::query("UPDATE workers SET state = ?, reason = '', early_failures = '{}' WHERE name = ?")
         .bind(state)
         .bind(name)
         .execute(&mut tx.conn)

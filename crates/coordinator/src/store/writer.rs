@@ -34,6 +34,8 @@ pub(crate) enum After {
         held: Held,
         worker: String,
         study: i64,
+        /// The study's name and the trial's number, for the log.
+        name: (String, u32),
     },
     Ended {
         held: Held,
@@ -70,6 +72,11 @@ pub(crate) enum After {
     /// What is on record of a worker has changed.
     WorkerChanged {
         worker: String,
+    },
+    /// A worker gets no more work, since it spoils trials.
+    Quarantined {
+        worker: String,
+        reason: String,
     },
     /// A worker is to be told to leave.
     Drain {

@@ -32,7 +32,7 @@ async fn two_trials_are_leased_measured_and_complete_their_study() {
     let detail = house.trial(1).await;
     assert_eq!(detail.measurements.len(), 3);
     assert_eq!(detail.attempts[0].outcome(), Outcome::Complete);
-    let logs = v1::TrialLogsRequest { study: "demo".into(), number: 1, attempt: 0 };
+    let logs = v1::TrialLogsRequest { study: "demo".into(), number: 1, ..Default::default() };
     assert_eq!(house.studies().trial_logs(logs).await.unwrap().into_inner().log, "the log");
     house.running.shutdown().await;
 }

@@ -54,8 +54,18 @@ impl House {
         let mut config = config(dir.path().to_owned());
         adjust(&mut config);
         let running = start(config).await.unwrap();
+        Self { dir, ..Self::of(running).await }
+    }
+
+    /// One that runs already, on a folder that is somebody else's.
+    pub(crate) async fn of(running: Running) -> Self {
         let channel = Channel::from_shared(running.url()).unwrap().connect().await.unwrap();
-        Self { dir, running, channel }
+        Self { dir: tempfile::tempdir().unwrap(), running, channel }
+    }
+
+    /// Another connection to one that runs.
+    pub(crate) async fn of_url(url: &str) -> Other {
+        Other(Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap())
     }
 
     /// Ends it, and starts another one on the same folder.
@@ -145,6 +155,15 @@ impl House {
         };
         hand.register(PROTOCOL_VERSION).await.unwrap();
         hand
+    }
+}
+
+/// A connection of somebody else.
+pub(crate) struct Other(Channel);
+
+impl Other {
+    pub(crate) fn studies(&self) -> StudyServiceClient<Channel> {
+        StudyServiceClient::new(self.0.clone())
     }
 }
 

@@ -30,6 +30,7 @@ fn events() -> Vec<TrialEvent> {
         TrialEvent::Resume,
         TrialEvent::Cancel,
         TrialEvent::Retry,
+        TrialEvent::Forgive { attempt: 2 },
     ]);
     events
 }
@@ -55,6 +56,10 @@ fn legal() -> Vec<(TrialState, TrialEvent, TrialState, Option<Outcome>)> {
         (S::Paused, TrialEvent::Cancel, S::Canceled, None),
         (S::Failed, TrialEvent::Retry, S::Queued, None),
         (S::Canceled, TrialEvent::Retry, S::Queued, None),
+        (S::Queued, TrialEvent::Forgive { attempt: 2 }, S::Queued, None),
+        (running, TrialEvent::Forgive { attempt: 2 }, running, None),
+        (S::Paused, TrialEvent::Forgive { attempt: 2 }, S::Paused, None),
+        (S::Failed, TrialEvent::Forgive { attempt: 2 }, S::Queued, None),
     ]
 }
 
@@ -142,6 +147,18 @@ fn a_retry_by_a_person_starts_the_counts_again_but_not_the_attempts() {
     assert_eq!(next, Trial { state: TrialState::Queued, attempts: 5, failures: 0, losses: 0 });
 }
 
+#[test]
+fn a_failure_that_was_the_nodes_fault_does_not_count_and_queues_what_it_made_fail() {
+    let forgive = |state, attempts, failures| {
+        let trial = Trial { state, attempts, failures, losses: 1 };
+        transition(&trial, &TrialEvent::Forgive { attempt: 3 }, &POLICY).map(|t| t.next)
+    };
+    let queued = Trial { state: TrialState::Queued, attempts: 3, failures: 2, losses: 1 };
+    assert_eq!(forgive(TrialState::Failed, 3, 3), Ok(queued));
+    assert_eq!(forgive(TrialState::Queued, 4, 3), Ok(Trial { attempts: 4, ..queued }));
+    assert!(forgive(TrialState::Failed, 4, 3).is_err(), "a later attempt made it fail");
+}
+
 fn any_event() -> impl Strategy<Value = TrialEvent> {
     let ending = prop_oneof![
         Just(Ending::Complete),
@@ -159,6 +176,7 @@ fn any_event() -> impl Strategy<Value = TrialEvent> {
         2 => Just(TrialEvent::Resume),
         1 => Just(TrialEvent::Cancel),
         2 => Just(TrialEvent::Retry),
+        1 => (0..12u32).prop_map(|attempt| TrialEvent::Forgive { attempt }),
     ]
 }
 

@@ -99,7 +99,10 @@ pub struct EventView {
 pub struct WorkerView {
     pub name: String,
     pub host: String,
+    /// "ready", "cordoned", "draining", "quarantined" or "gone".
     pub state: String,
+    /// Why it is quarantined.
+    pub reason: Option<String>,
     pub devices: Vec<DeviceView>,
     pub slots: u32,
     pub busy: u32,
@@ -219,6 +222,7 @@ impl From<&v1::Worker> for WorkerView {
             name: worker.name.clone(),
             host: worker.host.clone(),
             state: worker.state.clone(),
+            reason: nonempty(&worker.reason),
             devices: worker.devices.iter().map(Into::into).collect(),
             slots: worker.slots,
             busy: worker.busy,

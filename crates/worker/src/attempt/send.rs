@@ -1,5 +1,6 @@
 //! What an attempt sends while it trains: measurements in order, checkpoints when there are newer ones.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use crate::control::{Control, Stop};
 
 /// Measurements of one report.
 const BATCH_MAX: usize = 256;
+
+/// How often new lines of a log are given on, and how much of them at once.
+const LOG_EVERY: Duration = Duration::from_secs(2);
+const LOG_PIECE_MAX: usize = 64 * 1024;
 
 /// The pauses while the coordinator is away: short enough to be there soon after it.
 pub(crate) fn pauses() -> Backoff {
@@ -168,6 +173,30 @@ impl Sender {
         })
     }
 
+    /// Gives what is logged on to the coordinator now and then, so that it is there if this worker is lost. What cannot
+    /// be sent is sent later, or with the attempt's end.
+    pub(crate) async fn send_log(&self) -> Infallible {
+        let (mut sent, mut pauses) = (0, pauses());
+        loop {
+            tokio::time::sleep(LOG_EVERY).await;
+            let (start, text) = self.log.since(sent, LOG_PIECE_MAX);
+            if text.is_empty() {
+                continue;
+            }
+            let (trial_id, attempt) = (self.trial_id, self.attempt);
+            match self.client.append_log(v1::AppendLogRequest { trial_id, attempt, start, text }).await {
+                Ok(answer) => (sent, pauses) = (answer.end, self::pauses()),
+                Err(error) if error.is_temporary() => tokio::time::sleep(pauses.delay()).await,
+                Err(error) => {
+                    if error.has_reason(reason::STALE_ATTEMPT) {
+                        self.refused(&error);
+                    }
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
     /// Ends the attempt at the coordinator, over any outage. Refusals end it as well, on this side.
     pub(crate) async fn finish(&self, mut request: v1::FinishRequest) {
         let mut pauses = pauses();
@@ -191,7 +220,7 @@ impl Sender {
             request.set_outcome(v1::Outcome::Failed);
             request.reason = error.to_string();
             (request.best, request.last) = (None, None);
-            request.log_tail = self.log.tail();
+            (request.log_tail, request.log_bytes) = self.log.tail();
         }
     }
 
