@@ -105,6 +105,7 @@ async fn apply(tx: &mut Tx, op: Op, heard: Vec<kapell_dispatch::Held>) -> Result
                 last: finish.last,
                 seconds: 1.0,
                 log_tail: "a line".into(),
+                log_bytes: 0,
                 checkpoints: announced(&finish.checkpoints),
             };
             finish::finish(tx, &finish).await.map(|state| state.name().to_owned())
