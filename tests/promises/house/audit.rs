@@ -28,19 +28,20 @@ pub(crate) async fn audit_over_jumps(data: &Path, ledger: &Ledger) -> Result<()>
     sweep(data).await.context("the sweep")?;
     let mut conn = database(data).await?;
     whole(&mut conn).await?;
-    let entries = ledger.open();
-    ensure!(entries.complaints.is_empty(), "refusals that must not be:\n{}", entries.complaints.join("\n"));
-    let (studies, expected) = (entries.studies.clone(), copy(&entries));
-    drop(entries);
+    let expected = copy(&ledger.open());
+    let complaints = expected.complaints.join("\n");
+    ensure!(complaints.is_empty(), "refusals that must not be:\n{complaints}");
     acknowledged(&mut conn, &expected).await?;
-    for (study, configurations) in studies {
-        coverage(&mut conn, &study, configurations).await.with_context(|| format!("study {study}"))?;
+    for (study, configurations) in &expected.studies {
+        coverage(&mut conn, study, *configurations).await.with_context(|| format!("study {study}"))?;
     }
     blobs(&mut conn, data).await
 }
 
 fn copy(entries: &Entries) -> Entries {
     Entries {
+        studies: entries.studies.clone(),
+        complaints: entries.complaints.clone(),
         leases: entries.leases.clone(),
         measurements: entries.measurements.clone(),
         checkpoints: entries.checkpoints.clone(),
