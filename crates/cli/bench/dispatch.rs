@@ -170,17 +170,15 @@ async fn create(client: &Client, trials: u64, epochs: u32) -> Result<u64, CliErr
     Ok(expanded)
 }
 
-/// The sides of a space of `trials` points, or of a few more where it has no such sides.
+/// The sides of a space of `trials` points, or of the few more that have such sides.
 fn space(trials: u64) -> ([u64; 3], u64) {
-    let (mut sides, mut rest) = ([1; 3], trials);
-    for side in &mut sides {
-        let largest = rest.min(VALUES_MAX);
-        let even = (1..=largest).rev().find(|n| rest.is_multiple_of(*n)).unwrap_or(1);
-        // A side that leaves too much for the others is rounded up instead.
-        *side = if rest / even > VALUES_MAX * VALUES_MAX || even * 4 < largest { largest } else { even };
-        rest = rest.div_ceil(*side);
-    }
-    (sides, sides.iter().product())
+    let divisors = |n: u64| (1..=VALUES_MAX.min(n)).rev().filter(move |d| n.is_multiple_of(*d));
+    let sides = |n: u64| {
+        let pairs = divisors(n).flat_map(|a| divisors(n / a).map(move |b| [a, b, n / a / b]));
+        pairs.into_iter().find(|sides| sides[2] <= VALUES_MAX)
+    };
+    let found = (trials.max(1)..).find_map(|n| Some((sides(n)?, n)));
+    found.unwrap_or(([1; 3], 1))
 }
 
 /// Of what was acknowledged, how much the store does not hold, and how much it holds or acknowledged twice.
@@ -294,9 +292,10 @@ mod tests {
         for trials in [1, 2, 100, 864, 8640, 1_000, 10_000, 1_000_000] {
             assert_eq!(space(trials).1, trials);
         }
-        for trials in [8_641, 99_991, 1_000_003, 10_000_000] {
+        for trials in [8_641, 99_991, 1_000_003, 9_999_991] {
             let (sides, n) = space(trials);
-            assert!(n >= trials && n <= trials + trials / 100 + VALUES_MAX, "{trials}: {sides:?}");
+            assert!(n >= trials && n <= trials + VALUES_MAX, "{trials}: {sides:?}");
+            assert_eq!(sides.iter().product::<u64>(), n);
             assert!(sides.iter().all(|s| *s <= VALUES_MAX));
         }
     }

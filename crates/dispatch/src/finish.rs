@@ -36,7 +36,14 @@ pub fn complete(have: u32, want: u32, keep: Keep, there: Roles) -> Result<Roles,
             return Err(Incomplete::Checkpoint { role });
         }
     }
-    Ok(Roles { best: there.best && !keep.best(), last: there.last && !keep.last() })
+    Ok(surplus(keep, there))
+}
+
+/// The checkpoints that a trial does not need which cannot go on: it is COMPLETE or PRUNED, and keeps what its study's
+/// policy says. (One that FAILED or was CANCELED keeps its last one as well: a retry goes on from it.)
+#[must_use]
+pub fn surplus(keep: Keep, there: Roles) -> Roles {
+    Roles { best: there.best && !keep.best(), last: there.last && !keep.last() }
 }
 
 /// How a worker ends an attempt with this outcome; `last`: trying again would end the same way. A worker does not

@@ -106,10 +106,20 @@ async fn complete(
         let text = format!("trial {} is not complete: {what}", trial.name());
         StoreError::from(Refusal::new(reason::INCOMPLETE, text))
     })?;
-    for (role, surplus) in [("best", surplus.best), ("last", surplus.last)] {
-        if surplus {
+    drop_checkpoints(tx, trial.id, surplus).await
+}
+
+/// Drops the checkpoints that the study does not keep.
+async fn retain(tx: &mut Tx, trial: i64, keep: kapell_search::study::Keep) -> Result<(), StoreError> {
+    let there = checkpoints::roles(&mut tx.conn, trial).await?;
+    drop_checkpoints(tx, trial, finish::surplus(keep, there)).await
+}
+
+async fn drop_checkpoints(tx: &mut Tx, trial: i64, roles: finish::Roles) -> Result<(), StoreError> {
+    for (role, goes) in [("best", roles.best), ("last", roles.last)] {
+        if goes {
             sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
-                .bind(trial.id)
+                .bind(trial)
                 .bind(role)
                 .execute(&mut tx.conn)
                 .await?;
@@ -129,19 +139,4 @@ async fn keep_log(tx: &mut Tx, finish: &Finish) -> Result<(), StoreError> {
             .await?;
     }
     logs::keep(tx, finish.held, &finish.log_tail, finish.log_bytes).await
-}
-
-/// A trial that was pruned cannot go on, and keeps what the study's policy says. (One that FAILED or was CANCELED keeps
-/// its last checkpoint as well: a retry goes on from it.)
-async fn retain(tx: &mut Tx, trial: i64, keep: kapell_search::study::Keep) -> Result<(), StoreError> {
-    for (role, kept) in [("best", keep.best()), ("last", keep.last())] {
-        if !kept {
-            sqlx::query("DELETE FROM checkpoints WHERE trial = ? AND role = ?")
-                .bind(trial)
-                .bind(role)
-                .execute(&mut tx.conn)
-                .await?;
-        }
-    }
-    Ok(())
 }

@@ -112,8 +112,14 @@ impl Reference {
             self.checkpoint(held, &finish.checkpoints)?;
         }
         let study = self.held(held)?.study;
-        if ending == Ending::Complete {
-            self.complete(held, study)?;
+        match ending {
+            Ending::Complete => self.complete(held, study)?,
+            Ending::Pruned => {
+                let keep = self.rules(study)?.keep;
+                let trial = self.trial_mut(held.trial)?;
+                drop_surplus(trial, finish::surplus(keep, roles(trial)));
+            }
+            _ => {}
         }
         let state = self.step(held.trial, TrialEvent::Finish { attempt: held.attempt, ending })?;
         self.settle(held.trial, state)
@@ -122,17 +128,24 @@ impl Reference {
     fn complete(&mut self, held: Held, study: i64) -> Result<(), Refusal> {
         let (keep, unchecked) = (self.rules(study)?.keep, self.has(Bug::CompleteUnchecked));
         let trial = self.trial_mut(held.trial)?;
-        let there = Roles { best: trial.best.is_some(), last: trial.last.is_some() };
-        match finish::complete(trial.summary.epochs, trial.epochs_wanted, keep, there) {
-            Ok(drop) => {
-                trial.best = trial.best.take().filter(|_| !drop.best);
-                trial.last = trial.last.take().filter(|_| !drop.last);
+        match finish::complete(trial.summary.epochs, trial.epochs_wanted, keep, roles(trial)) {
+            Ok(surplus) => {
+                drop_surplus(trial, surplus);
                 Ok(())
             }
             Err(_) if unchecked => Ok(()),
             Err(_) => Err(Refusal::Incomplete),
         }
     }
+}
+
+fn roles(trial: &TrialRow) -> Roles {
+    Roles { best: trial.best.is_some(), last: trial.last.is_some() }
+}
+
+fn drop_surplus(trial: &mut TrialRow, surplus: Roles) {
+    trial.best = trial.best.take().filter(|_| !surplus.best);
+    trial.last = trial.last.take().filter(|_| !surplus.last);
 }
 
 fn outcome(trial: &TrialRow, attempt: u32) -> Option<Outcome> {
