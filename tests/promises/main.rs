@@ -19,6 +19,7 @@ mod recovery;
 mod rng;
 mod simulated;
 mod stalls;
+mod teeth;
 mod uploads;
 
 use std::alloc::System;
@@ -61,6 +62,7 @@ const ROWS: &[Row] = &[
     Row { number: 12, name: "giant", promise: "a giant grid is refused", run: giant::run },
     Row { number: 13, name: "fuzz", promise: "parsers never panic", run: fuzz::run },
     Row { number: 15, name: "backup", promise: "backups restore", run: backup::run },
+    Row { number: 19, name: "teeth", promise: "the tests have teeth", run: teeth::run_row },
 ];
 
 fn main() -> ExitCode {

@@ -42,7 +42,12 @@ pub(crate) async fn record_of(
     Ok(())
 }
 
-async fn put(tx: &mut Tx, trial: &TrialCore, held: Held, new: &NewCheckpoint) -> Result<(), StoreError> {
+pub(super) async fn put(
+    tx: &mut Tx,
+    trial: &TrialCore,
+    held: Held,
+    new: &NewCheckpoint,
+) -> Result<(), StoreError> {
     let known = checkpoint(&mut tx.conn, trial.id, new.role).await?;
     let known = known.as_ref().map(|k| (k.digest.as_str(), k.epoch));
     let verdict = judge_checkpoint((&new.digest, new.epoch), known, trial.epochs)

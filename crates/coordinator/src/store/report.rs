@@ -137,7 +137,7 @@ static INSERT: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 6)
 });
 
-async fn insert(tx: &mut Tx, held: Held, rows: &[&Measurement]) -> Result<(), StoreError> {
+pub(super) async fn insert(tx: &mut Tx, held: Held, rows: &[&Measurement]) -> Result<(), StoreError> {
     let query = INSERT.query(
         rows.len(),
         |query| query.bind(tx.at_ms),

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kapell_dispatch::Held;
+use kapell_dispatch::report::{Measurement, Summary};
+use kapell_rpc::reason;
 use sqlx::AssertSqlSafe;
 
-use super::{Store, StoreError, bad_request, blobs};
+use super::checkpoints::NewCheckpoint;
+use super::{Store, StoreError, bad_request, blobs, checkpoints, report, trials};
 use crate::live::Live;
 
 /// A store on a folder of its own.
@@ -101,23 +105,88 @@ async fn a_full_disk_is_said_and_gone_on_after() {
     assert_eq!(count(&house.store).await, i64::try_from(written).unwrap() + 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_no_state_machine_produces_are_refused_by_the_schema() {
-    let house = open().await;
-    let rows = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0, 0);
-        INSERT INTO studies (id, uuid, name, state, spec_toml, corpus, corpus_digest, split_digest, vocabulary, weight,
-            configurations, created_at_ms)
-        VALUES (1, 'u', 's', 'ACTIVE', '', 'c',
-            'sha256:0000000000000000000000000000000000000000000000000000000000000000', 'd', 1, 1.0, 1, 0);
-        INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
-        VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);";
-    let setup = house.store.writer.write(move |tx| {
+/// A study of one trial that nobody has tried.
+const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0, 0);
+    INSERT INTO studies (id, uuid, name, state, spec_toml, corpus, corpus_digest, split_digest, vocabulary, weight,
+        configurations, created_at_ms)
+    VALUES (1, 'u', 's', 'ACTIVE', '', 'c',
+        'sha256:0000000000000000000000000000000000000000000000000000000000000000', 'd', 1, 1.0, 1, 0);
+    INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
+    VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);";
+
+async fn run(store: &Store, sql: &'static str) {
+    let done = store.writer.write(move |tx| {
         Box::pin(async move {
-            sqlx::raw_sql(rows).execute(&mut tx.conn).await?;
+            sqlx::raw_sql(sql).execute(&mut tx.conn).await?;
             Ok(())
         })
     });
-    setup.await.unwrap();
+    done.await.unwrap();
+}
+
+/// Every write of an attempt, without the look at its trial that comes before: the statement alone must refuse.
+async fn write_as(store: &Store, attempt: u32) -> Vec<Result<(), StoreError>> {
+    let held = Held { trial: 1, attempt };
+    let measurement = Measurement {
+        epoch: 1,
+        train_loss: 0.1,
+        val_loss: 0.2,
+        seconds: 1.0,
+        tokens_per_s: 1.0,
+        weights_digest: "w".into(),
+    };
+    let checkpoint = NewCheckpoint {
+        role: "last",
+        digest: name(0),
+        epoch: 0,
+        val_loss: None,
+        manifest: Arc::new(kapell_rpc::manifest::Manifest::new(Vec::new())),
+    };
+    let writer = &store.writer;
+    vec![
+        writer
+            .write(move |tx| Box::pin(async move { report::insert(tx, held, &[&measurement]).await }))
+            .await,
+        writer
+            .write(move |tx| {
+                Box::pin(async move { report::save_summary(tx, held, &Summary::default()).await })
+            })
+            .await,
+        writer
+            .write(move |tx| {
+                Box::pin(async move {
+                    let trial = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
+                    checkpoints::put(tx, &trial, held, &checkpoint).await
+                })
+            })
+            .await,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_of_an_attempt_is_fenced_in_its_own_statement() {
+    let house = open().await;
+    run(&house.store, ONE_TRIAL).await;
+    let attempts =
+        "INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype,
+            start_epoch, started_at_ms, ended_at_ms, outcome)
+        VALUES (1, 1, 'w', 'i', 'cpu', 'v', 'k', 'f32', 0, 0, 1, 'LOST'),
+               (1, 2, 'w', 'i', 'cpu', 'v', 'k', 'f32', 0, 2, NULL, NULL);
+        UPDATE trials SET state = 'RUNNING', attempts = 2, running_attempt = 2, losses = 1;";
+    run(&house.store, attempts).await;
+    for (n, done) in write_as(&house.store, 1).await.into_iter().enumerate() {
+        let stale = matches!(&done, Err(StoreError::Refused(r)) if r.reason == reason::STALE_ATTEMPT);
+        assert!(stale, "write {n} of an attempt that has ended: {done:?}");
+    }
+    for (n, done) in write_as(&house.store, 2).await.into_iter().enumerate() {
+        done.unwrap_or_else(|error| panic!("write {n} of the attempt that holds the trial: {error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_no_state_machine_produces_are_refused_by_the_schema() {
+    let house = open().await;
+    run(&house.store, ONE_TRIAL).await;
     for impossible in [
         "UPDATE trials SET state = 'RUNNING'",
         "UPDATE trials SET state = 'RUNNING', attempts = 2, running_attempt = 1",

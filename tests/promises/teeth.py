@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Puts bugs into the sources, one at a time, and sees each of them turn a test red.
+
+    python3 tests/promises/teeth.py [NAME]...       all of them, or these; --list names them
+
+Works on a clean checkout, edits one file at a time, and puts it back, whatever happens. A bug that does not compile
+counts as a mistake in this file, not as caught. Exit codes: 0 all caught; 1 some were not; 2 usage.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STORE = "crates/coordinator/src/store/"
+COORDINATOR = ["cargo", "test", "--release", "-p", "kapell-coordinator"]
+
+
+def row(name, *flags):
+    return ["cargo", "test", "--release", "--test", "promises", "--", name, *flags]
+
+
+# name, file, what is there, what is put in its place, the tests that must notice
+BUGS = [
+    ("no-fence-in-statements", STORE + "trials.rs", "WHERE id = ?1 AND running_attempt IS ?2 AND +state = ?3",
+     "WHERE id = ?1 AND (1 OR running_attempt IS ?2 OR +state = ?3)", COORDINATOR),
+    ("no-fence-in-inserts", STORE + "trials.rs", "WHERE id = ? AND running_attempt IS ? AND +state = ?",
+     "WHERE id = ? AND (1 OR running_attempt IS ? OR +state = ?)", COORDINATOR),
+    ("fence-not-counted", STORE + "trials.rs", "if usize::try_from(met) == Ok(wanted) {", "if met > 0 || wanted > 0 {",
+     COORDINATOR),
+    ("acknowledge-before-commit", STORE + "writer.rs", "    spoilt?;\n    events::flush(tx).await?;",
+     "    spoilt?;\n    settles.drain(..).for_each(|settle| settle(Ok(())));\n    events::flush(tx).await?;", row("power")),
+    ("no-savepoint", STORE + "writer.rs", 'execute(tx, "ROLLBACK TO request").await', "Ok(())", COORDINATOR),
+    ("synchronous-normal", STORE + "open.rs", "SqliteSynchronous::Full", "SqliteSynchronous::Normal", row("power")),
+    ("no-folder-fsync", "crates/coordinator/src/disk.rs", "File::open(dir)?.sync_all()", "File::open(dir).map(drop)",
+     row("power")),
+    ("no-blob-fsync", "crates/coordinator/src/blobs.rs", "synced(disk.sync(&upload.file))", "Ok(())", row("power")),
+    ("full-disk-is-success", STORE + "writer.rs", "settles.into_iter().for_each(|settle| settle(Err(error.share())));",
+     "settles.into_iter().for_each(|settle| settle(Ok(())));", row("faults")),
+    ("events-outlive-refusals", STORE + "writer.rs", "            tx.events.truncate(told);\n", "", COORDINATOR),
+    ("events-forgotten", STORE + "writer.rs", "    events::flush(tx).await?;\n", "", COORDINATOR),
+    ("lease-not-remembered", STORE + "lease.rs", "    remember(tx, ask, &works).await?;\n    Ok(Some(works))",
+     "    if works.is_empty() { remember(tx, ask, &works).await?; }\n    Ok(Some(works))", COORDINATOR),
+    ("nothing-superseded", STORE + "lease.rs", "    if attempt > 1 {\n        supersede(", "    if attempt > 9 {\n        supersede(",
+     COORDINATOR),
+]
+
+
+def put_in(path, old, new):
+    text = path.read_text()
+    if text.count(old) != 1:
+        sys.exit(f"{path}: {old!r} is there {text.count(old)} times: mend the table in teeth.py")
+    path.write_text(text.replace(old, new))
+    return text
+
+
+def is_caught(name, file, old, new, command):
+    path = ROOT / file
+    before = put_in(path, old, new)
+    try:
+        build = [*(command[: command.index("--")] if "--" in command else command), "--no-run"]
+        built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+        if built.returncode != 0:
+            sys.exit(f"{name} does not compile:\n{built.stderr[-3000:]}")
+        return subprocess.run(command, cwd=ROOT, capture_output=True).returncode != 0
+    finally:
+        path.write_text(before)
+
+
+def main():
+    names = sys.argv[1:]
+    if names == ["--list"]:
+        print("\n".join(bug[0] for bug in BUGS))
+        return 0
+    unknown = set(names) - {bug[0] for bug in BUGS}
+    if unknown:
+        print(f"there is no bug {', '.join(sorted(unknown))}; --list names them", file=sys.stderr)
+        return 2
+    if subprocess.run(["git", "status", "--porcelain", "crates"], cwd=ROOT, capture_output=True, text=True).stdout:
+        print("the checkout has changes under crates: commit them first", file=sys.stderr)
+        return 2
+    missed = []
+    for bug in [bug for bug in BUGS if not names or bug[0] in names]:
+        caught = is_caught(*bug)
+        print(f"{bug[0]:28} {'caught' if caught else 'NOT CAUGHT'} by {' '.join(bug[4])}", flush=True)
+        missed += [] if caught else [bug[0]]
+    print(f"{len(missed)} not caught" if missed else "all caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
