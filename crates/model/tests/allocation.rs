@@ -25,8 +25,11 @@ fn corpus(tokens: u16) -> Arc<Corpus> {
     })
 }
 
-/// One test, since the allocator counts for the whole process.
-#[test]
+/// Without the usual harness: the allocator counts for the whole process, and its threads allocate now and then.
+fn main() {
+    updates_allocate_nothing_after_the_first_and_take_the_memory_that_is_reported();
+}
+
 fn updates_allocate_nothing_after_the_first_and_take_the_memory_that_is_reported() {
     for (threads, batch_norm, dropout) in [(1, true, 0.3), (3, true, 0.3), (2, false, 0.0)] {
         let config = TrainConfig {
