@@ -46,7 +46,7 @@ pub(crate) struct BenchDispatchArgs {
     /// Stop after so many trials; the others stay in the queue.
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// Keep every trial for so long, with heartbeats as usual.
+    /// Keep every trial for so long, with heartbeats as usual; the workers' first requests are spread over it.
     #[arg(long, value_name = "D", default_value = "0s", value_parser = super::values::duration)]
     pub hold: std::time::Duration,
     /// Where the store is made for the time of the measurement; by default beside the data folder, on its disk.

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::noop::{self, Plan, Seen};
 use crate::args::BenchDispatchArgs;
 use crate::error::{CliError, file_error};
-use crate::{output, paths};
+use crate::{daemon, output, paths};
 
 /// Values of one option at most: three options make up a space of any size.
 const VALUES_MAX: u64 = 1000;
@@ -75,7 +75,11 @@ pub(super) async fn dispatch(args: &BenchDispatchArgs, json: bool) -> Result<(),
         checkpoint,
     };
     let cpu = coordinator.cpu_s()?;
-    let (seen, took) = noop::run(plan, trials).await?;
+    let stop = daemon::stop_signal()?;
+    let (seen, took) = tokio::select! {
+        done = noop::run(plan, trials) => done?,
+        () = daemon::stopped(stop) => return Err(CliError::interrupted("nothing of the measurement is kept")),
+    };
     let cpu = coordinator.cpu_s()? - cpu;
     let (lost, duplicated) = judge(&client, &seen, args.reports).await?;
     let (seconds, n) = (took.as_secs_f64(), count(trials));

@@ -125,6 +125,9 @@ impl Hand {
         let mut done = self.house.done.subscribe();
         let mut trials = JoinSet::new();
         let work = async {
+            // Where trials take their time, workers do not ask all at once either.
+            let place = f64::from(self.number) / f64::from(self.house.plan.workers);
+            tokio::time::sleep(self.house.plan.hold.mul_f64(place)).await;
             let mut number = 0_u64;
             loop {
                 let free = i64::from(self.house.plan.slots) - i64::try_from(trials.len()).unwrap_or(0);
