@@ -5,8 +5,8 @@
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
 
+use crate::dice::Dice;
 use crate::house::audit::audit;
-use crate::house::dice::Dice;
 use crate::house::ledger::{Entries, Ledger};
 use crate::house::witness::{self, Witness};
 use crate::house::{House, block_on};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::witness::{self, Witness};
 use crate::house::{House, Training, audit, block_on};

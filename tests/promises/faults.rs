@@ -10,11 +10,12 @@ use kapell_coordinator::StartError;
 use kapell_rpc::{REASON_KEY, reason, v1};
 use tonic::Status;
 
+use crate::dice::Dice;
 use crate::disk::{self, Careless, Fate, Op, SimDisk};
+use crate::house;
 use crate::inside::hand::{CORPUS, EPOCHS, Hand, House, refused, row};
 use crate::inside::ledger::{Fact, Ledger};
 use crate::options::{Failure, Figure, Options};
-use crate::rng::Rng;
 
 /// Faults that the short form draws of each kind; the long form has every operation fail.
 const SHORT_FAULTS: u64 = 120;
@@ -32,15 +33,11 @@ struct Tally {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("a runtime")?;
+    let runtime = house::runtime()?;
     runtime.block_on(async {
         let ops = Trial::run(options.seed, None, &mut Tally::default()).await.context("without a fault")?;
         let mut tally = Tally::default();
-        let mut rng = Rng::new(options.seed);
+        let mut rng = Dice::new(options.seed);
         let tries = options.tries(SHORT_FAULTS, ops);
         let until = (!options.long).then(|| Instant::now() + SHORT_MAX);
         for n in 0..tries {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use kapell_rpc::{ClientError, Kind, reason, v1};
 use tokio::sync::watch;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::disk::Disk;
 use crate::house::ledger::Ledger;
 use crate::house::witness::{self, Witness};

@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use kapell_coordinator::{Config, start};
 use kapell_rpc::{REASON_KEY, reason};
 use kapell_search::StudySpec;
 use stats_alloc::Region;
 
 use crate::ALLOCATOR;
+use crate::house;
 use crate::inside::hand::{CORPUS, Hand};
 use crate::options::{Failure, Figure, Options};
 
@@ -50,11 +51,7 @@ fn spec(name: &str, grid: &Grid<'_>) -> Result<String> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("a runtime")?;
+    let runtime = house::runtime()?;
     let (refused, bytes) = refuse()?;
     let trials = options.tries(SHORT_TRIALS, LONG_TRIALS);
     let taken = runtime.block_on(take(trials))?;

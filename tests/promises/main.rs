@@ -3,6 +3,7 @@
 
 mod backup;
 mod clocks;
+mod dice;
 mod disk;
 mod faults;
 mod full_disk;
@@ -16,7 +17,6 @@ mod outage;
 mod partitions;
 mod power;
 mod recovery;
-mod rng;
 mod simulated;
 mod stalls;
 mod teeth;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use sqlx::SqliteConnection;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::{House, Training, audit, block_on, witness};
 use crate::options::{Failure, Figure, Options};

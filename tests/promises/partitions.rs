@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tokio::sync::watch;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::proxy::{Proxy, Way};
 use crate::house::witness::{self, Witness};

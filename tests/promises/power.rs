@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::dice::Dice;
 use crate::disk::{self, Careless, Fate, SimDisk};
+use crate::house;
 use crate::inside::hand::House;
 use crate::inside::work::{Day, Shared};
 use crate::options::{Failure, Figure, Options};
-use crate::rng::Rng;
 
 /// Power cuts that one disk goes through before an empty one takes its place.
 const CUTS_PER_DISK: u64 = 25;
@@ -28,7 +29,7 @@ const OPS_MAX: u64 = 4000;
 struct Life {
     disk: Arc<SimDisk>,
     ledger: Shared,
-    rng: Rng,
+    rng: Dice,
     dir: tempfile::TempDir,
     cuts: u64,
 }
@@ -43,11 +44,7 @@ struct Tally {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("a runtime")?;
+    let runtime = house::runtime()?;
     runtime.block_on(async {
         let until = (!options.long).then(|| Instant::now() + SHORT_MAX);
         let cuts = options.tries(SHORT_CUTS, LONG_CUTS);
@@ -117,7 +114,7 @@ impl Life {
     fn new(seed: u64, careless: Careless) -> Result<Self> {
         let dir = disk::folder()?;
         let disk = SimDisk::new(dir.path().canonicalize()?, seed, careless);
-        Ok(Self { disk, ledger: Shared::default(), rng: Rng::new(seed), dir, cuts: 0 })
+        Ok(Self { disk, ledger: Shared::default(), rng: Dice::new(seed), dir, cuts: 0 })
     }
 
     /// When the power is to fail: often soon, sometimes only when all is done.
@@ -128,7 +125,7 @@ impl Life {
 
     /// Starts, looks for what was acknowledged, works, until the power fails; then has it come back.
     async fn until_the_next_cut(&mut self, tally: &mut Tally) -> Result<()> {
-        let at_start = self.rng.once_in(4);
+        let at_start = self.rng.one_in(4);
         if at_start {
             let fate = Fate::PowerCut { at: 1 + self.rng.below(60) };
             self.disk.fate(Some(fate));

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use kapell_coordinator::{Config, Running, start};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
+use crate::house;
 use crate::inside::hand::{CORPUS, Hand};
 use crate::options::{Failure, Figure, Options};
 
@@ -23,11 +24,7 @@ const QUEUED: u64 = 1000;
 const CHUNK: u64 = 20_000;
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("a runtime")?;
+    let runtime = house::runtime()?;
     let trials = options.tries(SHORT_TRIALS, LONG_TRIALS).max(RUNNING + QUEUED);
     let epochs = if options.long { LONG_EPOCHS } else { SHORT_EPOCHS };
     let figure = runtime.block_on(async {

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::witness::{self, Witness};
 use crate::house::{House, PATIENCE, Process, Training, audit, block_on};

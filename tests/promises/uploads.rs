@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use kapell_rpc::digest;
 
-use crate::house::dice::Dice;
+use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::proxy::Proxy;
 use crate::house::witness::{self, Witness};

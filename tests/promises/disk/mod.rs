@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kapell_coordinator::{Disk, RealDisk};
 
-use crate::rng::Rng;
+use crate::dice::Dice;
 use locks::FileLocks;
 use model::{Model, Node};
 
@@ -86,7 +86,7 @@ enum Verdict {
 #[derive(Debug)]
 struct State {
     model: Model,
-    rng: Rng,
+    rng: Dice,
     fate: Option<Fate>,
     ops: u64,
     off: bool,
@@ -155,10 +155,10 @@ fn end<T>(verdict: &Verdict, value: T) -> Result<T, Trouble> {
 impl SimDisk {
     /// An empty disk in an existing folder.
     pub(crate) fn new(root: PathBuf, seed: u64, careless: Careless) -> Arc<Self> {
-        Self::with(root, Model::default(), Rng::new(seed), careless)
+        Self::with(root, Model::default(), Dice::new(seed), careless)
     }
 
-    fn with(root: PathBuf, model: Model, rng: Rng, careless: Careless) -> Arc<Self> {
+    fn with(root: PathBuf, model: Model, rng: Dice, careless: Careless) -> Arc<Self> {
         let state = State {
             model,
             rng,
@@ -239,7 +239,7 @@ impl SimDisk {
                 }
             }
         }
-        let rng = Rng::new(rng.next());
+        let rng = Dice::new(rng.next());
         drop(state);
         Ok(Self::with(self.root.clone(), left, rng, self.careless))
     }

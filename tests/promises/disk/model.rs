@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::rng::Rng;
+use crate::dice::Dice;
 
 /// What a disk writes at once or not at all.
 const SECTOR_BYTES: u64 = 512;
@@ -56,7 +56,7 @@ pub(crate) enum Cut {
 }
 
 impl Cut {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(rng: &mut Dice) -> Self {
         match rng.below(6) {
             0 => Self::Nothing,
             1 => Self::Everything,
@@ -84,14 +84,14 @@ impl Change {
     }
 
     /// Some sectors of a write.
-    fn tear(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
+    fn tear(&self, bytes: &mut Vec<u8>, rng: &mut Dice) {
         let Self::Write { at, bytes: new } = self else { return };
         let mut from = 0;
         while from < new.len() {
             let place = at + u64::try_from(from).expect("a small write");
             let room = usize::try_from(SECTOR_BYTES - place % SECTOR_BYTES).expect("a sector");
             let to = new.len().min(from + room);
-            if rng.once_in(2) {
+            if rng.one_in(2) {
                 put(bytes, place, &new[from..to]);
             }
             from = to;
@@ -114,13 +114,13 @@ impl Inode {
 
     /// The system has given up on these pages: what is not on the disk now is never going to be, though it can
     /// still be read.
-    fn fail_sync(&mut self, rng: &mut Rng) {
+    fn fail_sync(&mut self, rng: &mut Dice) {
         let cut = Cut::draw(rng);
         self.synced = self.survivor(cut, rng);
         self.since.clear();
     }
 
-    fn survivor(&self, cut: Cut, rng: &mut Rng) -> Vec<u8> {
+    fn survivor(&self, cut: Cut, rng: &mut Dice) -> Vec<u8> {
         let mut left = self.synced.clone();
         let whole = match cut {
             Cut::Nothing => 0,
@@ -202,7 +202,7 @@ impl Model {
         }
     }
 
-    pub(crate) fn fail_sync(&mut self, id: u64, rng: &mut Rng) {
+    pub(crate) fn fail_sync(&mut self, id: u64, rng: &mut Dice) {
         if let Some(file) = self.files.get_mut(&id) {
             file.fail_sync(rng);
         }
@@ -218,7 +218,7 @@ impl Model {
     }
 
     /// What a power cut leaves of the files below `root`.
-    pub(crate) fn cut(&self, root: &Path, rng: &mut Rng) -> Self {
+    pub(crate) fn cut(&self, root: &Path, rng: &mut Dice) -> Self {
         let cut = Cut::draw(rng);
         let mut names = self.synced.clone();
         let kept = match cut {
@@ -227,7 +227,7 @@ impl Model {
             Cut::Prefix => rng.index(self.since.len() + 1),
         };
         for (path, node) in self.since.iter().take(kept) {
-            if cut == Cut::Some && rng.once_in(2) {
+            if cut == Cut::Some && rng.one_in(2) {
                 continue;
             }
             match node {

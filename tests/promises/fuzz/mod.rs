@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use stats_alloc::Region;
 
 use crate::ALLOCATOR;
+use crate::dice::Dice;
 use crate::options::{Failure, Figure, Options};
-use crate::rng::Rng;
 use targets::Target;
 
 /// A parser's time. The short form shares a few minutes with every other promise.
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
 
 /// Executions, and how many kinds of answer there were.
 fn fuzz(mut target: Target, seed: u64, time: Duration, most: u64) -> Result<(u64, usize)> {
-    let mut rng = Rng::new(seed);
+    let mut rng = Dice::new(seed);
     let mut kept = target.seeds.clone();
     let mut kinds = HashSet::new();
     for seed in &target.seeds {

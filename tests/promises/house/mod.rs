@@ -1,7 +1,6 @@
 //! A house of real processes: the binary as coordinator and workers, on a folder of its own, with faults at hand.
 
 pub(crate) mod audit;
-pub(crate) mod dice;
 pub(crate) mod disk;
 pub(crate) mod ledger;
 pub(crate) mod proxy;
@@ -13,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::dice::Dice;
 use anyhow::{Context as _, Result, bail, ensure};
-use dice::Dice;
 use ledger::Ledger;
 
 /// Nothing that is waited for takes longer.
@@ -26,10 +25,14 @@ const FLAGS: &[(&str, &str)] =
 
 /// Runs a row's asynchronous part.
 pub(crate) fn block_on<T>(row: impl Future<Output = T>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = runtime()?;
     let done = runtime.block_on(row);
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(done)
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 /// A home of its own for everything that the program keeps.

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::PATIENCE;
-use super::dice::Dice;
 use super::ledger::Ledger;
+use crate::dice::Dice;
 
 /// Between two tries of a call.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::hand::{CORPUS, EPOCHS, Hand, refused, row, start_epoch};
 use super::ledger::{Fact, Ledger};
-use crate::rng::Rng;
+use crate::dice::Dice;
 
 /// A ledger that several hands write.
 pub(crate) type Shared = Arc<Mutex<Ledger>>;
@@ -23,7 +23,7 @@ struct Held {
 pub(crate) struct Day {
     hand: Hand,
     ledger: Shared,
-    rng: Rng,
+    rng: Dice,
     /// Makes names that nobody else gives.
     tag: String,
     count: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Day {
 impl Day {
     pub(crate) fn new(hand: Hand, ledger: Shared, seed: u64) -> Self {
         let tag = format!("{}-{seed:016x}", hand.name);
-        Self { hand, ledger, rng: Rng::new(seed), tag, count: 0, studies: Vec::new(), held: Vec::new() }
+        Self { hand, ledger, rng: Dice::new(seed), tag, count: 0, studies: Vec::new(), held: Vec::new() }
     }
 
     fn note(&self, fact: Fact) {
@@ -96,7 +96,7 @@ impl Day {
 
     async fn create(&mut self) -> Result<(), Status> {
         let name = self.name();
-        let trials = if self.rng.once_in(8) { 200 } else { 1 + self.rng.below(5) };
+        let trials = if self.rng.one_in(8) { 200 } else { 1 + self.rng.below(5) };
         self.hand.create(&name, trials).await?;
         self.note(Fact::Study { name: name.clone(), trials: i64::try_from(trials).unwrap_or(i64::MAX) });
         self.studies.push(name);
@@ -119,7 +119,7 @@ impl Day {
             return self.lease().await;
         }
         let i = self.rng.index(self.held.len());
-        let n = 1 + u32::from(self.rng.once_in(3));
+        let n = 1 + u32::from(self.rng.one_in(3));
         let Held { work, measured, .. } = &self.held[i];
         let rows: Vec<v1::Measurement> = (measured + 1..=(measured + n).min(EPOCHS))
             .map(|epoch| {

@@ -25,6 +25,16 @@ impl Dice {
         range.start + self.next() % (range.end - range.start).max(1)
     }
 
+    /// Below `n`, which is not 0.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.from(0..n)
+    }
+
+    /// An index into something of `len` elements, which is not empty.
+    pub(crate) fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(len).unwrap_or(1))).unwrap_or(0)
+    }
+
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.from(0..n) == 0
     }
