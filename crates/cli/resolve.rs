@@ -25,7 +25,9 @@ pub(crate) struct Local {
 pub(crate) fn harmonize(args: &HarmonizeArgs, global: &Global) -> Outcome {
     let melody = Melody::read(args)?;
     let model = local(args.model.as_deref(), global)?;
-    print(&melody.harmonize(&model.dir, &model.label)?, global.json);
+    for report in melody.harmonize(&model.dir, &model.label)? {
+        print(&report, global.json);
+    }
     Ok(0)
 }
 

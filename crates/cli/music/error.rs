@@ -27,6 +27,18 @@ pub(crate) enum MusicError {
     Key(#[from] kapell_model::decode::tonality::ParseKeyError),
     #[error("the model lacks what the melody needs: {0}")]
     Unknown(#[from] kapell_model::decode::Unknown),
+    #[error(transparent)]
+    Stuck(#[from] kapell_model::decode::Stuck),
+    #[error(transparent)]
+    Phrases(#[from] kapell_model::decode::phrases::ParsePhrasesError),
+    #[error("{0:?} is no voice: soprano, alto, tenor and bass are")]
+    Voice(String),
+    #[error("all four voices are given: there is nothing to harmonise")]
+    AllGiven,
+    #[error("{0:?} are no ranges: four of them are wanted, S A T B, lowest and highest MIDI pitch each")]
+    Ranges(String),
+    #[error("--variations are drawn: they want --search sample")]
+    Variations,
     #[error("{0} is not in this version")]
     NotYet(&'static str),
     #[error("{name} must be {wanted}, not {got}")]
@@ -44,6 +56,7 @@ impl From<DecodeError> for MusicError {
         match error {
             DecodeError::Melody(error) => error.into(),
             DecodeError::Unknown(error) => error.into(),
+            DecodeError::Stuck(error) => error.into(),
         }
     }
 }
@@ -67,12 +80,19 @@ impl MusicError {
             Self::Io { .. } => "io",
             Self::Model { source, .. } if is_missing(source) => "not-found",
             Self::Model { .. } => "bad-model",
-            Self::Vocabulary(_) | Self::Unknown(_) => "wrong-model",
+            Self::Vocabulary(_) | Self::Unknown(_) | Self::Stuck(_) => "wrong-model",
             Self::Melody(_) => "bad-melody",
             Self::NotYet(_) => "not-in-this-version",
-            Self::Key(_) | Self::Option { .. } | Self::Ending(_) | Self::Twice(_) | Self::Melodys(_) => {
-                "usage"
-            }
+            Self::Key(_)
+            | Self::Phrases(_)
+            | Self::Voice(_)
+            | Self::AllGiven
+            | Self::Ranges(_)
+            | Self::Variations
+            | Self::Option { .. }
+            | Self::Ending(_)
+            | Self::Twice(_)
+            | Self::Melodys(_) => "usage",
         }
     }
 
@@ -89,12 +109,16 @@ impl MusicError {
                  (kapell model list)"
             }
             Self::Model { .. } => "fetch it again: kapell model pull REF DIR",
-            Self::Vocabulary(_) | Self::Unknown(_) => "use a model that was trained on scores, such as the chorales",
+            Self::Vocabulary(_) | Self::Unknown(_) | Self::Stuck(_) => "use a model that was trained on scores, such as the chorales",
             Self::Melody(MelodyError::NoPart { .. }) => "name one of these parts, or give its number from 1",
             Self::Melody(MelodyError::NoNotes(_)) => "name a part with notes: --part NAME",
             Self::Melody(MelodyError::TooLong) => "cut it into movements",
             Self::Melody(MelodyError::BadNote { .. }) => "export the score again from the program that made it",
-            Self::NotYet("beam search") => "use --search greedy or --search sample",
+            Self::Phrases(_) => "for example --phrases every:4",
+            Self::Voice(_) => "for example --given soprano,bass",
+            Self::AllGiven => "leave out the voices that are to be found",
+            Self::Ranges(_) => "the default is --ranges 60-81,53-74,48-69,36-64",
+            Self::Variations => "add --search sample, or leave --search out",
             Self::NotYet(_) => "write .musicxml or .mid",
             Self::Key(_) => "write it like G, Bb, \"f# minor\" or \"E-flat major\"",
             Self::Option { .. } => "for always the likeliest notes: --search greedy",

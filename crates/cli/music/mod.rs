@@ -1,17 +1,22 @@
 //! `kapell harmonize` and `kapell compose`: a model and a melody in, scores out.
 
 mod error;
+mod options;
 mod output;
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use kapell_model::decode::melody::choose_part;
-use kapell_model::decode::{self, COMPOSITION_FRAMES_MAX, Piece, Sampling, Search, Tonality, Vocabulary};
-use kapell_model::infer::Model;
+use kapell_model::decode::melody::choose_parts;
+use kapell_model::decode::{
+    self, COMPOSITION_FRAMES_MAX, Composition, Phrases, Piece, Prepared, Request, Rules, Search, Tonality,
+    VOICES, Vocabulary, search,
+};
+use kapell_model::infer::{Model, Stepper};
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
 use kapell_music::score::Score;
 use serde::Serialize;
@@ -38,9 +43,16 @@ pub(crate) struct HarmonizeArgs {
     /// A model of the coordinator's registry, or a folder with one.
     #[arg(long, value_name = "REF|DIR")]
     pub(crate) model: Option<String>,
-    /// How notes are chosen.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) search: SearchKind,
+    /// How notes are chosen. [default: beam, or sample with --variations]
+    #[arg(long, value_enum)]
+    pub(crate) search: Option<SearchKind>,
+    /// With --search beam: lines that are followed at once. [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) beam_width: Option<u16>,
+    /// With --search beam: so many times as many lines hear the next sixteenth of the melody before they are cut to
+    /// the width. [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) look_ahead: Option<u16>,
     /// With --search sample: below 1 more likely notes, above 1 more surprising ones. [default: 1.0]
     #[arg(long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
@@ -50,13 +62,29 @@ pub(crate) struct HarmonizeArgs {
     /// With --search sample: the same seed gives the same piece. [default: a new one]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// So many drawn settings, with the seeds that follow each other; each has its number in its file's name.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) variations: Option<u16>,
     /// The melody's part, by name or number, where the score has several.
     #[arg(long, value_name = "NAME|N")]
     pub(crate) part: Option<String>,
+    /// The voices that the score gives: soprano, alto, tenor, bass. The others are found. [default: soprano]
+    #[arg(long, value_name = "VOICE", value_delimiter = ',')]
+    pub(crate) given: Vec<String>,
     /// The melody's key, such as G, Bb or "f# minor" (a small letter alone means minor), where its signature is
     /// missing or misleads.
     #[arg(long, value_name = "K")]
     pub(crate) key: Option<String>,
+    /// Where phrases end, which the model hears: at fermatas, found where there are none (auto), or every:N bars.
+    /// [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) phrases: Option<String>,
+    /// Lowest and highest MIDI pitch of S, A, T, B as they sound. [default: 60-81,53-74,48-69,36-64]
+    #[arg(long, value_name = "S,A,T,B")]
+    pub(crate) ranges: Option<String>,
+    /// No rules for the voices (ranges, full chords, cadences): the model alone.
+    #[arg(long)]
+    pub(crate) no_rules: bool,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -80,10 +108,10 @@ pub(crate) struct ComposeArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SearchKind {
-    /// The best of several lines at once. Not in this version.
-    Beam,
-    /// Always the likeliest.
+    /// The likeliest of several lines that are followed at once.
     #[default]
+    Beam,
+    /// Always the likeliest next note.
     Greedy,
     /// Drawn by likelihood.
     Sample,
@@ -140,44 +168,68 @@ impl fmt::Display for PieceReport {
 }
 
 /// A melody that was read and checked, before any model is looked for.
-pub(crate) struct Melody<'a> {
-    args: &'a HarmonizeArgs,
+pub(crate) struct Melody {
     score: Score,
-    part: usize,
+    given: [Option<usize>; VOICES],
     tonality: Option<Tonality>,
-    search: Search,
-    seed: Option<u64>,
+    phrases: Phrases,
+    rules: Rules,
+    kind: SearchKind,
+    /// One a piece, with its seed where it is drawn.
+    searches: Vec<(Search, Option<u64>)>,
     outputs: Vec<output::Target>,
     remarks: Vec<String>,
 }
 
-impl<'a> Melody<'a> {
+impl Melody {
     /// Reads the melody and checks all arguments that need no model.
-    pub(crate) fn read(args: &'a HarmonizeArgs) -> Result<Self, MusicError> {
-        let (search, seed) = search_of(args)?;
+    pub(crate) fn read(args: &HarmonizeArgs) -> Result<Self, MusicError> {
+        let (kind, searches) = options::searches(args)?;
+        let rules = options::rules(args)?;
+        let phrases = args.phrases.as_deref().map(str::parse).transpose()?.unwrap_or_default();
         let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
+        let voices = options::voices(&args.given)?;
         let (score, name) = read_melody(&args.melody)?;
         let outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
         output::spare_the_melody(&outputs, &args.melody)?;
-        let (part, which) = choose_part(&score, args.part.as_deref())?;
-        let mut remarks: Vec<String> = which.into_iter().collect();
-        if search == Search::Greedy && (args.temperature, args.top_p, args.seed) != (None, None, None) {
-            remarks.push("--temperature, --top-p and --seed count with --search sample only".to_owned());
-        }
-        Ok(Self { args, score, part, tonality, search, seed, outputs, remarks })
+        let (given, which) = choose_parts(&score, &voices, args.part.as_deref())?;
+        let remarks = which.into_iter().chain(options::unused(args, kind)).collect();
+        Ok(Self { score, given, tonality, phrases, rules, kind, searches, outputs, remarks })
     }
 
-    /// Sets the melody in four parts with the model in a folder, and writes the score. `model_label` is what the
-    /// report calls the model.
-    pub(crate) fn harmonize(self, model_dir: &Path, model_label: &str) -> Result<PieceReport, MusicError> {
+    /// Sets the melody in four parts with the model in a folder, and writes the scores: one, or as many as variations
+    /// were asked for. `model_label` is what the reports call the model.
+    pub(crate) fn harmonize(
+        self,
+        model_dir: &Path,
+        model_label: &str,
+    ) -> Result<Vec<PieceReport>, MusicError> {
         let (model, vocabulary) = load(model_dir)?;
-        let piece =
-            decode::harmonize(&model, &vocabulary, &self.score, self.part, self.tonality, self.search)?;
-        let kept = output::is_melody_kept(&self.score, self.part, &piece.score);
-        let mut report = report(&piece, self.outputs, model_label, self.args.search, self.seed)?;
-        report.melody_kept = Some(kept);
-        report.remarks.splice(0..0, self.remarks);
-        Ok(report)
+        let mut stepper = Stepper::new(Arc::new(model));
+        let request = Request {
+            score: &self.score,
+            given: self.given,
+            tonality: self.tonality,
+            phrases: self.phrases,
+            rules: self.rules,
+        };
+        let prepared = Prepared::new(request, &Arc::new(vocabulary))?;
+        let mut runs: Vec<_> =
+            self.searches.iter().map(|(search, _)| prepared.run(&stepper, *search)).collect();
+        search::drive(&mut stepper, &mut runs);
+        let several = runs.len() > 1;
+        let mut reports = Vec::with_capacity(runs.len());
+        for (at, (run, &(_, seed))) in runs.iter().zip(&self.searches).enumerate() {
+            let piece = prepared.piece(&self.score, run.decoded().map_err(decode::DecodeError::from)?);
+            let parts = self.given.iter().enumerate().filter_map(|(voice, index)| Some((voice, (*index)?)));
+            let kept = output::are_parts_kept(&self.score, parts, &piece.score);
+            let outputs = output::numbered(&self.outputs, several.then_some(at + 1));
+            let mut report = report(&piece, outputs, model_label, self.kind, seed)?;
+            report.melody_kept = Some(kept);
+            report.remarks.splice(0..0, self.remarks.iter().cloned());
+            reports.push(report);
+        }
+        Ok(reports)
     }
 }
 
@@ -187,12 +239,14 @@ pub(crate) fn compose(
     model_dir: &Path,
     model_label: &str,
 ) -> Result<PieceReport, MusicError> {
-    let seed = args.seed.unwrap_or_else(new_seed);
-    let search = Search::Sample(sampling(args.temperature, None, seed)?);
+    let seed = args.seed.unwrap_or_else(options::new_seed);
+    let sampling = options::sampling(args.temperature, None, seed)?;
     let outputs = output::targets(&args.output, || format!("composition-{seed}.musicxml"))?;
     let (model, vocabulary) = load(model_dir)?;
     let title = format!("Composition {seed}");
-    let piece = decode::compose(&model, &vocabulary, COMPOSITION_FRAMES_MAX, search, title)?;
+    let composition =
+        Composition::new(&Arc::new(vocabulary), COMPOSITION_FRAMES_MAX, &Rules::default(), title);
+    let piece = decode::compose(&mut Stepper::new(Arc::new(model)), &composition, sampling)?;
     report(&piece, outputs, model_label, SearchKind::Sample, Some(seed))
 }
 
@@ -219,38 +273,6 @@ fn report(
         transposition: piece.transposition,
         remarks: piece.remarks.clone(),
     })
-}
-
-fn search_of(args: &HarmonizeArgs) -> Result<(Search, Option<u64>), MusicError> {
-    match args.search {
-        SearchKind::Beam => Err(MusicError::NotYet("beam search")),
-        SearchKind::Greedy => Ok((Search::Greedy, None)),
-        SearchKind::Sample => {
-            let seed = args.seed.unwrap_or_else(new_seed);
-            Ok((Search::Sample(sampling(args.temperature, args.top_p, seed)?), Some(seed)))
-        }
-    }
-}
-
-fn sampling(temperature: Option<f64>, top_p: Option<f64>, seed: u64) -> Result<Sampling, MusicError> {
-    let (temperature, top_p) = (temperature.unwrap_or(1.0), top_p.unwrap_or(1.0));
-    if !(temperature.is_finite() && temperature > 0.0) {
-        return Err(MusicError::Option {
-            name: "--temperature",
-            wanted: "a number above 0",
-            got: temperature,
-        });
-    }
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(MusicError::Option { name: "--top-p", wanted: "above 0 and at most 1", got: top_p });
-    }
-    Ok(Sampling { temperature, top_p, seed })
-}
-
-/// Small enough to be typed again.
-fn new_seed() -> u64 {
-    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
-    u64::from(u32::from_be_bytes([a, b, c, d]))
 }
 
 fn load(dir: &Path) -> Result<(Model, Vocabulary), MusicError> {

@@ -83,9 +83,38 @@ pub(super) fn write(targets: Vec<Target>, piece: &Piece) -> Result<Vec<PathBuf>,
     Ok(written)
 }
 
+/// The same files, with a number behind their stems where there are several pieces.
+pub(super) fn numbered(targets: &[Target], number: Option<usize>) -> Vec<Target> {
+    let named = |target: &Target| {
+        let mut target = target.clone();
+        if let Some(number) = number {
+            let part = |text: Option<&std::ffi::OsStr>| {
+                text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+            };
+            let (stem, ending) = (part(target.path.file_stem()), part(target.path.extension()));
+            target.path.set_file_name(format!("{stem}-{number}.{ending}"));
+        }
+        target
+    };
+    targets.iter().map(named).collect()
+}
+
+/// Whether the given parts, by voice and index in the melody's score, stand in the piece as they were.
+pub(super) fn are_parts_kept(
+    melody: &Score,
+    mut given: impl Iterator<Item = (usize, usize)>,
+    piece: &Score,
+) -> bool {
+    given.all(|(voice, part)| {
+        let mut alone = piece.clone();
+        alone.parts.swap(0, voice);
+        is_melody_kept(melody, part, &alone)
+    })
+}
+
 /// Whether the first part of the score, written and read back, is the melody: pitches, spelling, onsets, durations,
 /// ties, fermatas, words and measures.
-pub(super) fn is_melody_kept(melody: &Score, part: usize, piece: &Score) -> bool {
+fn is_melody_kept(melody: &Score, part: usize, piece: &Score) -> bool {
     let Ok(read) = read_score(write_musicxml(piece).as_bytes(), "") else { return false };
     let Some(soprano) = read.parts.first() else { return false };
     let measures = melody.measures.iter().map(bars).eq(read.measures.iter().map(bars));

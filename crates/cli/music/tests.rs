@@ -32,7 +32,9 @@ fn check_error(result: Result<PieceReport, MusicError>, exit: u8, code: &str, pa
 
 /// As the command does it.
 fn harmonize(args: &HarmonizeArgs, model_dir: &Path, model_label: &str) -> Result<PieceReport, MusicError> {
-    Melody::read(args)?.harmonize(model_dir, model_label)
+    let mut reports = Melody::read(args)?.harmonize(model_dir, model_label)?;
+    assert_eq!(reports.len(), 1);
+    Ok(reports.remove(0))
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn every_built_in_melody_is_set_in_four_parts_and_kept() {
         let files = ["musicxml", "mid", "txt"].map(|ending| dir.path().join(format!("{name}.{ending}")));
         let args = HarmonizeArgs::of_melody(name, files.to_vec());
         let report = harmonize(&args, &dir.path().join("model"), "m:1").expect("a score");
-        assert_eq!((report.melody_kept, report.search, report.seed), (Some(true), SearchKind::Greedy, None));
+        assert_eq!((report.melody_kept, report.search, report.seed), (Some(true), SearchKind::Beam, None));
         let score = read_score(&fs::read(&files[0]).expect("a file"), name).expect("a score");
         let names: Vec<&str> = score.parts.iter().map(|part| part.name.as_str()).collect();
         assert_eq!(names, decode::PART_NAMES);
@@ -88,7 +90,7 @@ fn a_seed_makes_the_same_piece_again() {
     let piece = |name: &str, seed: u64| {
         let output = dir.path().join(name);
         let args = HarmonizeArgs {
-            search: SearchKind::Sample,
+            search: Some(SearchKind::Sample),
             seed: Some(seed),
             ..HarmonizeArgs::of_melody("twinkle", vec![output.clone()])
         };
@@ -97,6 +99,47 @@ fn a_seed_makes_the_same_piece_again() {
     };
     assert_eq!(piece("a.musicxml", 7), piece("b.musicxml", 7));
     assert_ne!(piece("c.musicxml", 7), piece("d.musicxml", 8));
+}
+
+#[test]
+fn variations_are_the_draws_of_seeds_that_follow_each_other() {
+    let dir = workplace();
+    let path = |name: &str| dir.path().join(name);
+    let args = HarmonizeArgs {
+        variations: Some(3),
+        seed: Some(7),
+        ..HarmonizeArgs::of_melody("twinkle", vec![path("v.musicxml"), path("v.txt")])
+    };
+    let model = path("model");
+    let reports = Melody::read(&args).and_then(|melody| melody.harmonize(&model, "m:1")).expect("scores");
+    assert_eq!(reports.iter().map(|report| report.seed).collect::<Vec<_>>(), [Some(7), Some(8), Some(9)]);
+    assert_eq!(reports[1].outputs, [path("v-2.musicxml"), path("v-2.txt")]);
+    let alone = HarmonizeArgs {
+        search: Some(SearchKind::Sample),
+        seed: Some(8),
+        ..HarmonizeArgs::of_melody("twinkle", vec![path("alone.txt")])
+    };
+    harmonize(&alone, &model, "m:1").expect("a score");
+    assert_eq!(fs::read(path("alone.txt")).expect("a file"), fs::read(path("v-2.txt")).expect("a file"));
+}
+
+#[test]
+fn any_voices_may_be_given_and_stay_as_they_are() {
+    let dir = workplace();
+    let model = dir.path().join("model");
+    let four = dir.path().join("four.musicxml");
+    let args = HarmonizeArgs::of_melody("old_hundredth", vec![four.clone()]);
+    harmonize(&args, &model, "m:1").expect("a score");
+    let melody = four.to_string_lossy().into_owned();
+    for given in ["bass", "soprano,bass", "alto,tenor", "soprano,alto,tenor"] {
+        let output = dir.path().join("again.musicxml");
+        let args = HarmonizeArgs {
+            given: given.split(',').map(Into::into).collect(),
+            ..HarmonizeArgs::of_melody(&melody, vec![output])
+        };
+        let report = harmonize(&args, &model, "m:1").expect(given);
+        assert_eq!(report.melody_kept, Some(true), "{given}");
+    }
 }
 
 #[test]
@@ -110,16 +153,28 @@ fn wrong_arguments_say_what_would_be_right() {
         harmonize(&args, &model, "m:1")
     };
     check_error(run(|args| args.melody = "no-such-tune".into()), 2, "not-found", "no-such-tune");
-    check_error(run(|args| args.search = SearchKind::Beam), 2, "not-in-this-version", "beam");
+    check_error(run(|args| args.given = vec!["cantus".into()]), 2, "usage", "cantus");
+    check_error(
+        run(|args| args.given = "s,a,t,b".split(',').map(Into::into).collect()),
+        2,
+        "usage",
+        "all four",
+    );
+    check_error(run(|args| args.given = vec!["soprano".into(), "bass".into()]), 2, "bad-melody", "bass");
+    check_error(run(|args| args.phrases = Some("every:0".into())), 2, "usage", "every:0");
+    check_error(run(|args| args.ranges = Some("60-81,53-74".into())), 2, "usage", "60-81,53-74");
+    let beams = |args: &mut HarmonizeArgs| (args.search, args.variations) = (Some(SearchKind::Beam), Some(2));
+    check_error(run(beams), 2, "usage", "--variations");
     check_error(run(|args| args.output = vec!["x.wav".into()]), 2, "not-in-this-version", ".wav");
     check_error(run(|args| args.output = vec!["x.pdf".into()]), 2, "usage", ".musicxml");
     check_error(run(|args| args.output = vec!["x.mid".into(), "x.mid".into()]), 2, "usage", "twice");
     check_error(run(|args| args.output = vec!["no/such/folder/x.mid".into()]), 2, "io", "no/such/folder");
     check_error(run(|args| args.key = Some("H".into())), 2, "usage", "no key");
     check_error(run(|args| args.part = Some("Oboe".into())), 2, "bad-melody", "Soprano");
-    let sampled = |args: &mut HarmonizeArgs| args.search = SearchKind::Sample;
-    let cold = |args: &mut HarmonizeArgs| (args.search, args.temperature) = (SearchKind::Sample, Some(0.0));
-    let none = |args: &mut HarmonizeArgs| (args.search, args.top_p) = (SearchKind::Sample, Some(0.0));
+    let sampled = |args: &mut HarmonizeArgs| args.search = Some(SearchKind::Sample);
+    let cold =
+        |args: &mut HarmonizeArgs| (args.search, args.temperature) = (Some(SearchKind::Sample), Some(0.0));
+    let none = |args: &mut HarmonizeArgs| (args.search, args.top_p) = (Some(SearchKind::Sample), Some(0.0));
     assert!(run(sampled).is_ok());
     check_error(run(cold), 2, "usage", "--temperature");
     check_error(run(none), 2, "usage", "--top-p");

@@ -1,10 +1,12 @@
 //! A trained model at work: reads a model's folder and steps rows of tokens, one token at a time.
 //!
 //! Single precision, batch normalisation with its running statistics, no dropout. The state is carried from step to
-//! step, so that a token costs the same wherever it stands.
+//! step, so that a token costs the same wherever it stands. A row's state is a value of its own ([`Row`]): rows of
+//! many pieces step together ([`Stepper`]), branch by being cloned, and come and go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::config::Architecture;
@@ -52,11 +54,22 @@ struct Layer {
     norm: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Where rows of tokens stand. Cloning it branches off.
+/// Where one row of tokens stands: h and c of every layer, [L, 2, H]. Cloning it branches off.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row(Vec<f32>);
+
+/// A model that steps rows together, with the buffers that it needs for it.
 #[derive(Debug, Clone)]
-pub struct State {
-    rows: usize,
-    layers: Vec<LayerState>,
+pub struct Stepper {
+    model: Arc<Model>,
+    batch: Batch,
+}
+
+/// Rows side by side, as the products want them.
+#[derive(Debug, Clone, Default)]
+struct Batch {
+    /// Of each layer: h and c, both [rows, H].
+    layers: Vec<(Vec<f32>, Vec<f32>)>,
     /// Scratch: gates [rows, 4H]; the layer's input, its squashed cells and its next cells, [rows, H] each.
     gates: Vec<f32>,
     input: Vec<f32>,
@@ -64,18 +77,58 @@ pub struct State {
     cells: Vec<f32>,
 }
 
-/// Both [rows, H].
-#[derive(Debug, Clone)]
-struct LayerState {
-    h: Vec<f32>,
-    c: Vec<f32>,
+impl Batch {
+    fn resize(&mut self, layers: usize, rows: usize, hidden: usize) {
+        let size = rows * hidden;
+        self.layers.resize_with(layers, Default::default);
+        for (h, c) in &mut self.layers {
+            h.resize(size, 0.0);
+            c.resize(size, 0.0);
+        }
+        self.gates.resize(4 * size, 0.0);
+        for buffer in [&mut self.input, &mut self.squashed, &mut self.cells] {
+            buffer.resize(size, 0.0);
+        }
+    }
 }
 
-impl State {
-    /// Number of rows that step together.
+impl Stepper {
+    /// For a model that may serve others, too.
     #[must_use]
-    pub fn rows(&self) -> usize {
-        self.rows
+    pub fn new(model: Arc<Model>) -> Self {
+        Self { model, batch: Batch::default() }
+    }
+
+    /// The model that steps.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Feeds one token to every row; `logits [rows, V]` become the scores of the token after it.
+    ///
+    /// A row's numbers do not depend on the other rows.
+    ///
+    /// # Panics
+    /// If `tokens` or `logits` do not have the number of rows, or a token is not below V, or a row is another model's.
+    pub fn step(&mut self, rows: &mut [&mut Row], tokens: &[u16], logits: &mut [f32]) {
+        let Architecture { layers, hidden, .. } = self.model.architecture;
+        self.batch.resize(layers, rows.len(), hidden);
+        for (at, row) in rows.iter().enumerate() {
+            let place = at * hidden..(at + 1) * hidden;
+            for ((h, c), state) in self.batch.layers.iter_mut().zip(row.0.chunks_exact(2 * hidden)) {
+                h[place.clone()].copy_from_slice(&state[..hidden]);
+                c[place.clone()].copy_from_slice(&state[hidden..]);
+            }
+        }
+        self.model.step(&mut self.batch, tokens, logits);
+        for (at, row) in rows.iter_mut().enumerate() {
+            let place = at * hidden..(at + 1) * hidden;
+            for ((h, c), state) in self.batch.layers.iter().zip(row.0.chunks_exact_mut(2 * hidden)) {
+                state[..hidden].copy_from_slice(&h[place.clone()]);
+                state[hidden..].copy_from_slice(&c[place.clone()]);
+            }
+        }
     }
 }
 
@@ -148,58 +201,43 @@ impl Model {
         &self.vocabulary
     }
 
-    /// The state before a piece, for so many rows.
+    /// The state before a piece.
     #[must_use]
-    pub fn state(&self, rows: usize) -> State {
-        let size = rows * self.architecture.hidden;
-        let layer = LayerState { h: vec![0.0; size], c: vec![0.0; size] };
-        State {
-            rows,
-            layers: vec![layer; self.layers.len()],
-            gates: vec![0.0; 4 * size],
-            input: vec![0.0; size],
-            squashed: vec![0.0; size],
-            cells: vec![0.0; size],
-        }
+    pub fn start(&self) -> Row {
+        Row(vec![0.0; 2 * self.layers.len() * self.architecture.hidden])
     }
 
-    /// Feeds one token to every row; `logits [rows, V]` become the scores of the token after it.
-    ///
-    /// A row's numbers do not depend on the other rows.
-    ///
-    /// # Panics
-    /// If `tokens` or `logits` do not have the state's number of rows, or a token is not below V.
-    pub fn step(&self, state: &mut State, tokens: &[u16], logits: &mut [f32]) {
+    fn step(&self, batch: &mut Batch, tokens: &[u16], logits: &mut [f32]) {
         let Architecture { vocabulary: v, hidden, .. } = self.architecture;
-        assert_eq!(tokens.len(), state.rows, "one token a row");
-        assert_eq!(logits.len(), state.rows * v, "one score a row and token");
-        for (gates, &token) in state.gates.chunks_exact_mut(4 * hidden).zip(tokens) {
+        assert_eq!(tokens.len() * hidden, batch.input.len(), "one token a row");
+        assert_eq!(logits.len(), tokens.len() * v, "one score a row and token");
+        for (gates, &token) in batch.gates.chunks_exact_mut(4 * hidden).zip(tokens) {
             gates.copy_from_slice(&self.first[usize::from(token) * 4 * hidden..][..4 * hidden]);
         }
-        for (layer, before) in self.layers.iter().zip(&mut state.layers) {
+        for (layer, (h, c)) in self.layers.iter().zip(&mut batch.layers) {
             if let Some(weights) = &layer.input {
-                product(&mut state.gates, Into::Set, &state.input, weights);
+                product(&mut batch.gates, Into::Set, &batch.input, weights);
             }
-            product(&mut state.gates, Into::Add, &before.h, &layer.recurrent);
+            product(&mut batch.gates, Into::Add, h, &layer.recurrent);
             let mut step = cell::Forward {
-                z: &mut state.gates,
+                z: &mut batch.gates,
                 bias: &layer.bias,
-                c_before: &before.c,
-                c: &mut state.cells,
-                tanh_c: &mut state.squashed,
-                h: &mut before.h,
+                c_before: c,
+                c: &mut batch.cells,
+                tanh_c: &mut batch.squashed,
+                h,
             };
             cell::forward(&mut step, hidden);
-            std::mem::swap(&mut before.c, &mut state.cells);
+            std::mem::swap(c, &mut batch.cells);
             match &layer.norm {
-                Some(norm) => affine(&mut state.input, &before.h, norm),
-                None => state.input.copy_from_slice(&before.h),
+                Some(norm) => affine(&mut batch.input, h, norm),
+                None => batch.input.copy_from_slice(h),
             }
         }
         for row in logits.chunks_exact_mut(v) {
             row.copy_from_slice(&self.linear_bias);
         }
-        product(logits, Into::Add, &state.input, &self.linear);
+        product(logits, Into::Add, &batch.input, &self.linear);
     }
 }
 

@@ -1,9 +1,10 @@
-//! Four voices on the grid, back to a score in the melody's own key, metre and measures.
+//! Four voices on the grid, back to a score in the given voices' own key, metre and measures.
 
 use kapell_music::score::{KeySignature, Measure, Note, Part, Score, TICKS_PER_FRAME};
 use kapell_music::write::spelling::spell;
 
-use super::voices::{Frame, Sung, VOICES};
+use super::task::VOICES;
+use super::voices::Sung;
 
 /// Of the four parts, S A T B.
 pub const PART_NAMES: [&str; VOICES] = ["Soprano", "Alto", "Tenor", "Bass"];
@@ -14,8 +15,9 @@ const MEASURE_FRAMES: usize = 16;
 /// Where decoded frames stand in a score.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting<'a> {
-    pub(super) frames: &'a [Frame],
     pub(super) voices: &'a [[Option<Sung>; VOICES]],
+    /// Whether a frame lies under a fermata that is to be written.
+    pub(super) fermatas: &'a [bool],
     /// The sixteenth, from the score's start, of the first frame.
     pub(super) first_frame: i64,
     /// Semitones from the model's key to the sounding one.
@@ -24,26 +26,31 @@ pub(super) struct Setting<'a> {
     pub(super) fifths: i8,
 }
 
-/// The melody's score with its part as it is and three voices under it.
-pub(super) fn harmonized(score: &Score, part: usize, setting: Setting<'_>) -> Score {
-    let notes = score.parts[part].notes.clone();
-    let melody = Part { id: "P1".into(), name: PART_NAMES[0].into(), notes, written_until: 0 };
-    let mut piece = Score {
-        title: score.title.clone(),
-        composer: score.composer.clone(),
-        parts: vec![melody],
-        measures: score.measures.clone(),
-        tempo: score.tempo,
+/// The given parts as they are, with the sung ones between them. `given` is by voice the part's index.
+pub(super) fn harmonized(score: &Score, given: &[Option<usize>; VOICES], setting: Setting<'_>) -> Score {
+    let mut piece = Score { parts: Vec::new(), ..score.clone() };
+    let part = |voice: usize, notes: Vec<Note>| Part {
+        id: format!("P{}", voice + 1),
+        name: PART_NAMES[voice].into(),
+        notes,
+        ..Part::default()
     };
-    // Of the melody's notes and the measures: other parts of its score, and rests after its end, may reach further.
+    for (voice, index) in given.iter().enumerate() {
+        let notes = index.map_or_else(Vec::new, |index| score.parts[index].notes.clone());
+        piece.parts.push(part(voice, notes));
+    }
+    // Of the given notes and the measures: other parts of the score, and rests after its end, may reach further.
     let end = piece.duration();
-    piece.parts.extend((1..VOICES).map(|voice| sung_part(voice, setting, end)));
+    for voice in (0..VOICES).filter(|&voice| given[voice].is_none()) {
+        piece.parts[voice].notes = sung_notes(voice, setting, end);
+        piece.parts[voice].written_until = end;
+    }
     piece
 }
 
 /// A score of decoded voices alone, in 4/4.
 pub(super) fn composed(setting: Setting<'_>, title: String) -> Score {
-    let count = setting.frames.len().div_ceil(MEASURE_FRAMES).max(1);
+    let count = setting.voices.len().div_ceil(MEASURE_FRAMES).max(1);
     let length = ticks(MEASURE_FRAMES);
     let measure = |start: i64, number: usize| Measure {
         number: number.to_string(),
@@ -57,8 +64,13 @@ pub(super) fn composed(setting: Setting<'_>, title: String) -> Score {
     };
     let measures: Vec<Measure> = (0..count).map(|at| measure(ticks(at * MEASURE_FRAMES), at + 1)).collect();
     let end = ticks(count * MEASURE_FRAMES);
-    let parts = (0..VOICES).map(|voice| sung_part(voice, setting, end)).collect();
-    Score { title: Some(title), composer: None, parts, measures, tempo: None }
+    let part = |voice: usize| Part {
+        id: format!("P{}", voice + 1),
+        name: PART_NAMES[voice].into(),
+        notes: sung_notes(voice, setting, end),
+        written_until: end,
+    };
+    Score { title: Some(title), parts: (0..VOICES).map(part).collect(), measures, ..Score::default() }
 }
 
 fn ticks(frames: usize) -> i64 {
@@ -66,18 +78,18 @@ fn ticks(frames: usize) -> i64 {
 }
 
 /// One voice's notes, ties joined; none goes beyond `end`.
-fn sung_part(voice: usize, setting: Setting<'_>, end: i64) -> Part {
+fn sung_notes(voice: usize, setting: Setting<'_>, end: i64) -> Vec<Note> {
     let mut notes: Vec<Note> = Vec::new();
     let mut sounding = false;
-    for (at, (frame, voices)) in setting.frames.iter().zip(setting.voices).enumerate() {
+    for (at, voices) in setting.voices.iter().enumerate() {
         let onset = (setting.first_frame.saturating_mul(TICKS_PER_FRAME)).saturating_add(ticks(at));
         let duration = TICKS_PER_FRAME.min(end - onset);
         let (Some(sung), true) = (voices[voice], duration > 0) else {
             sounding = false;
             continue;
         };
-        let goes_on = setting.frames.get(at + 1).is_some_and(|next| next.fermata);
-        let fermata = frame.fermata && !goes_on;
+        let under = |at: usize| setting.fermatas.get(at).copied().unwrap_or(false);
+        let fermata = under(at) && !under(at + 1);
         match notes.last_mut() {
             Some(note) if sung.tied && sounding => {
                 note.duration += duration;
@@ -87,7 +99,7 @@ fn sung_part(voice: usize, setting: Setting<'_>, end: i64) -> Part {
         }
         sounding = true;
     }
-    Part { id: format!("P{}", voice + 1), name: PART_NAMES[voice].into(), notes, written_until: end }
+    notes
 }
 
 fn struck(midi: u8, onset: i64, duration: i64, fermata: bool, setting: Setting<'_>) -> Note {

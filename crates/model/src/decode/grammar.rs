@@ -1,309 +1,372 @@
-//! What may come next: the tokens that the melody forces, and the grammar of frames.
+//! What may come next: the given tokens, the order of a frame, and the rules for free voices.
 //!
-//! A frame is: the fermata, where there is one; then notes in descending order, the soprano's first; then `|||`, or
-//! END after the last frame. So no pitch stands twice in a frame and no voice crosses another. A note may be tied
-//! only if its pitch sounded in the frame before, in a voice that can still have it. Nothing says how many notes a
-//! frame has, but the limit.
+//! A frame is: the fermata, where there is one; then notes from the soprano down, each pitch once; then `|||`, or END
+//! after the last frame. Which voice sings which note is not said by the tokens: two voices may share one. So a cursor
+//! keeps every way in which voices could have sung what was said ([`Chord`]); a token may come if one of them can go on
+//! to the frame's end by all rules. There are no dead ends.
 
 use kapell_music::encode::Token;
 
-/// Notes a frame, at most: one a voice.
-pub const NOTES_MAX: usize = 4;
+use super::task::{Frame, Given, Law, Task, VOICES, triad_classes};
 
-/// One frame of a melody, as the model sees it.
+/// In place of a pitch: the voice rests.
+pub(super) const SILENT: u8 = 128;
+
+/// The pitches of a frame so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Notes {
+    /// A bit each.
+    sounding: u128,
+    struck: bool,
+}
+
+impl Notes {
+    fn has(self, midi: u8) -> bool {
+        self.sounding >> midi & 1 == 1
+    }
+
+    fn with(self, midi: u8, struck: bool) -> Self {
+        Self { sounding: self.sounding | 1 << midi, struck: self.struck || struck }
+    }
+}
+
+/// A way to sing the notes of a frame so far: what each voice, from the soprano down, does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MelodyFrame {
-    /// MIDI pitch and whether it goes on from the frame before; none where the melody rests.
-    pub soprano: Option<(u8, bool)>,
+pub(super) struct Chord {
+    /// What each voice sang in the frame before.
+    before: [u8; VOICES],
+    now: [u8; VOICES],
+    /// Voices that are decided.
+    decided: usize,
+    /// The lowest note so far; `SILENT` before the first.
+    last: u8,
+}
+
+impl Chord {
+    fn new(before: [u8; VOICES]) -> Self {
+        Self { before, now: [SILENT; VOICES], decided: 0, last: SILENT }
+    }
+
+    /// Whether the law leaves any chord over what is given in a frame.
+    pub(super) fn can_be(frame: &Frame, law: &Law) -> bool {
+        Self::new([SILENT; VOICES]).completes(frame, law, Notes::default())
+    }
+
+    /// With the next voice singing a note of its own, or one of a voice above, or nothing.
+    fn then(self, midi: u8) -> Self {
+        let mut next = self;
+        next.now[self.decided] = midi;
+        next.decided += 1;
+        next
+    }
+
+    fn with_note(self, midi: u8) -> Self {
+        Self { last: midi, ..self.then(midi) }
+    }
+
+    /// What the next voice may do without a token: nothing, or share a note above.
+    fn skips(self, frame: &Frame, law: &Law, notes: Notes) -> impl Iterator<Item = Self> {
+        let (shared, rest) = match frame.voices.get(self.decided) {
+            None => (None, false),
+            Some(Given::Rest) => (None, true),
+            Some(&Given::Note { midi, .. }) => (notes.has(midi).then_some(midi), false),
+            Some(Given::Free) => {
+                let within = self.last != SILENT && law.pitches[self.decided] >> self.last & 1 == 1;
+                (within.then_some(self.last), law.may_rest)
+            }
+        };
+        shared.map(|midi| self.then(midi)).into_iter().chain(rest.then(|| self.then(SILENT)))
+    }
+
+    /// The pitches of which the next voice may sing one as a note of its own, if it is free.
+    fn own_notes(self, law: &Law, notes: Notes) -> u128 {
+        let below = if law.may_cross || self.last == SILENT { u128::MAX } else { (1 << self.last) - 1 };
+        let own = law.pitches[self.decided] & below & !notes.sounding;
+        let Some(triads) = law.triads else { return own };
+        let fitting = (0..24).filter(|&number| triads >> number & 1 == 1).map(triad_pitches);
+        let fitting = fitting.filter(|pitches| notes.sounding & !pitches == 0);
+        own & fitting.fold(0, |all, pitches| all | pitches)
+    }
+
+    /// Whether the voices left can be sung to the end of the frame.
+    fn completes(self, frame: &Frame, law: &Law, notes: Notes) -> bool {
+        let Some(&given) = frame.voices.get(self.decided) else { return law.accepts(notes) };
+        if let Given::Note { midi, tied } = given
+            && !notes.has(midi)
+        {
+            let in_order = midi < self.last || law.may_cross;
+            return in_order && self.with_note(midi).completes(frame, law, notes.with(midi, !tied));
+        }
+        if given == Given::Free {
+            let mut own = self.own_notes(law, notes);
+            while own != 0 {
+                let midi = highest(own);
+                let struck = self.before[self.decided] != midi;
+                if self.with_note(midi).completes(frame, law, notes.with(midi, struck)) {
+                    return true;
+                }
+                // Of any chord the highest note leaves the most room; only triads want a choice.
+                own = if law.triads.is_some() { own & !(1 << midi) } else { 0 };
+            }
+        }
+        self.skips(frame, law, notes).any(|next| next.completes(frame, law, notes))
+    }
+
+    /// All ways to sing one more note.
+    fn sing(self, frame: &Frame, law: &Law, notes: Notes, note: (u8, bool), ways: &mut Vec<Self>) {
+        let (midi, tied) = note;
+        let takes = match frame.voices.get(self.decided) {
+            None | Some(Given::Rest) => false,
+            Some(&Given::Note { midi: given, tied: given_tied }) => {
+                (midi, tied) == (given, given_tied) && !notes.has(midi)
+            }
+            Some(Given::Free) => {
+                let held = !tied || self.before[self.decided] == midi;
+                held && self.own_notes(law, notes) >> midi & 1 == 1
+            }
+        };
+        if takes {
+            let way = self.with_note(midi);
+            if !ways.contains(&way) && way.completes(frame, law, notes.with(midi, !tied)) {
+                ways.push(way);
+            }
+        }
+        for next in self.skips(frame, law, notes) {
+            next.sing(frame, law, notes, note, ways);
+        }
+    }
+
+    /// All ways in which the frame is over now.
+    fn close(self, frame: &Frame, law: &Law, notes: Notes, ways: &mut Vec<[u8; VOICES]>) {
+        if self.decided == VOICES {
+            if law.accepts(notes) && !ways.contains(&self.now) {
+                ways.push(self.now);
+            }
+            return;
+        }
+        for next in self.skips(frame, law, notes) {
+            next.close(frame, law, notes, ways);
+        }
+    }
+
+    /// Adds the notes that may be sung now.
+    fn allow(self, frame: &Frame, law: &Law, notes: Notes, allowed: &mut Allowed) {
+        match frame.voices.get(self.decided) {
+            None | Some(Given::Rest) => {}
+            Some(&Given::Note { midi, tied }) => {
+                let next = self.with_note(midi);
+                if !notes.has(midi) && next.completes(frame, law, notes.with(midi, !tied)) {
+                    *(if tied { &mut allowed.tied } else { &mut allowed.struck }) |= 1 << midi;
+                }
+            }
+            Some(Given::Free) => {
+                let own = self.own_notes(law, notes);
+                let mut unseen = own & !allowed.struck;
+                while unseen != 0 {
+                    let midi = highest(unseen);
+                    unseen &= !(1 << midi);
+                    if self.with_note(midi).completes(frame, law, notes.with(midi, true)) {
+                        allowed.struck |= 1 << midi;
+                    }
+                }
+                let held = self.before[self.decided];
+                if held != SILENT
+                    && own >> held & 1 == 1
+                    && self.with_note(held).completes(frame, law, notes.with(held, false))
+                {
+                    allowed.tied |= 1 << held;
+                }
+            }
+        }
+        for next in self.skips(frame, law, notes) {
+            next.allow(frame, law, notes, allowed);
+        }
+    }
+}
+
+impl Law {
+    /// Whether a whole frame may have these notes.
+    fn accepts(&self, notes: Notes) -> bool {
+        let enough = !notes.struck || notes.sounding.count_ones() as usize >= self.notes_min;
+        let Some(triads) = self.triads else { return enough };
+        let is = |number: u32| {
+            let [root, third, _] = triad_classes(number);
+            let bass = notes.sounding.trailing_zeros() % 12;
+            triads >> number & 1 == 1
+                && notes.sounding & !triad_pitches(number) == 0
+                && bass == u32::from(root)
+                && notes.sounding & of_class(third) != 0
+        };
+        enough && (notes.sounding == 0 || (0..24).any(is))
+    }
+}
+
+fn highest(pitches: u128) -> u8 {
+    u8::try_from(127 - pitches.leading_zeros()).unwrap_or(0)
+}
+
+/// Every pitch of a pitch class.
+const fn of_class(class: u8) -> u128 {
+    let (mut bits, mut midi) = (0, class as u32);
+    while midi < 128 {
+        bits |= 1 << midi;
+        midi += 12;
+    }
+    bits
+}
+
+/// Every pitch of a triad.
+fn triad_pitches(number: u32) -> u128 {
+    const ALL: [u128; 24] = {
+        let (mut all, mut number) = ([0; 24], 0);
+        while number < 24 {
+            let [root, third, fifth] = triad_classes(number);
+            all[number as usize] = of_class(root) | of_class(third) | of_class(fifth);
+            number += 1;
+        }
+        all
+    };
+    ALL[number as usize]
+}
+
+/// The ways to sing the notes of one whole frame, each as what every voice sings, behind a frame that was sung as
+/// `before`.
+pub(super) fn ways(task: &Task, at: usize, before: [u8; VOICES], sung: &[(u8, bool)]) -> Vec<[u8; VOICES]> {
+    let (frame, law) = (task.frame(at), task.law(at));
+    let (mut chords, mut notes) = (vec![Chord::new(before)], Notes::default());
+    for &note in sung {
+        let mut next = Vec::new();
+        chords.iter().for_each(|chord| chord.sing(&frame, law, notes, note, &mut next));
+        notes = notes.with(note.0, !note.1);
+        chords = next;
+    }
+    let mut ways = Vec::new();
+    chords.iter().for_each(|chord| chord.close(&frame, law, notes, &mut ways));
+    ways
+}
+
+/// The tokens that may come next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowed {
+    /// Pitches that may be struck and held, a bit each.
+    pub struck: u128,
+    pub tied: u128,
     pub fermata: bool,
+    pub frame_end: bool,
+    pub end: bool,
 }
 
-/// What is decoded.
-#[derive(Debug, Clone, Copy)]
-pub enum Task<'a> {
-    /// Voices under a given melody. It has a frame at least.
-    Harmonize(&'a [MelodyFrame]),
-    /// All voices, until the model ends the piece, or the limit does.
-    Compose { frames_max: usize },
+impl Allowed {
+    /// Whether a token is among them.
+    #[must_use]
+    pub fn has(&self, token: Token) -> bool {
+        match token {
+            Token::Start => false,
+            Token::End => self.end,
+            Token::FrameEnd => self.frame_end,
+            Token::Fermata => self.fermata,
+            Token::Note { midi, tied } => {
+                midi < SILENT && (if tied { self.tied } else { self.struck }) >> midi & 1 == 1
+            }
+        }
+    }
 }
 
-/// The next token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// There is no choice.
-    Forced(Token),
-    /// Whatever [`Cursor::allows`].
-    Free,
-    /// The piece has ended.
-    Done,
-}
-
-/// How far a piece has come. Cheap to clone, so that a search can branch.
+/// How far a piece has come, behind START. Cheap to clone, so that a search can branch.
 #[derive(Debug, Clone)]
-pub struct Cursor<'a> {
-    task: Task<'a>,
-    /// Index of the current frame; none before START.
-    frame: Option<usize>,
+pub struct Cursor {
+    frame: usize,
     fermata: bool,
-    /// Of the current frame so far, and of the one before.
-    notes: Vec<Placed>,
-    before: Vec<Placed>,
+    notes: Notes,
+    /// The ways to sing the frame so far.
+    chords: Vec<Chord>,
     ended: bool,
 }
 
-/// A note, and the highest voice that can have it: 0 is the soprano.
-#[derive(Debug, Clone, Copy)]
-struct Placed {
-    midi: u8,
-    voice: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// Before START.
+impl Cursor {
+    /// Behind START.
     #[must_use]
-    pub fn new(task: Task<'a>) -> Self {
+    pub fn new() -> Self {
         Self {
-            task,
-            frame: None,
+            frame: 0,
             fermata: false,
-            notes: Vec::with_capacity(NOTES_MAX),
-            before: Vec::with_capacity(NOTES_MAX),
+            notes: Notes::default(),
+            chords: vec![Chord::new([SILENT; VOICES])],
             ended: false,
         }
     }
 
-    /// What may come next.
+    /// Index of the current frame.
     #[must_use]
-    pub fn next(&self) -> Next {
-        let Some(frame) = self.frame else { return Next::Forced(Token::Start) };
+    pub fn frame(&self) -> usize {
+        self.frame
+    }
+
+    /// Whether END was said.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What may come next; nothing behind END.
+    #[must_use]
+    pub fn allowed(&self, task: &Task) -> Allowed {
+        let mut allowed = Allowed::default();
         if self.ended {
-            return Next::Done;
+            return allowed;
         }
-        if let Some(given) = self.given(frame) {
-            if given.fermata && !self.fermata {
-                return Next::Forced(Token::Fermata);
-            }
-            if let Some((midi, tied)) = given.soprano
-                && self.notes.is_empty()
-            {
-                return Next::Forced(Token::Note { midi, tied });
+        let (frame, law) = (task.frame(self.frame), task.law(self.frame));
+        if frame.fermata != Some(false) && !self.fermata && self.notes.sounding == 0 {
+            allowed.fermata = true;
+            if frame.fermata == Some(true) {
+                return allowed;
             }
         }
-        match (self.voice(frame) >= NOTES_MAX, self.closing(frame)) {
-            (true, Closing::Frame) => Next::Forced(Token::FrameEnd),
-            (true, Closing::Piece) => Next::Forced(Token::End),
-            _ => Next::Free,
+        for chord in &self.chords {
+            chord.allow(&frame, law, self.notes, &mut allowed);
         }
+        let mut closed = Vec::new();
+        self.chords.iter().for_each(|chord| chord.close(&frame, law, self.notes, &mut closed));
+        if !closed.is_empty() {
+            let last = task.is_last(self.frame);
+            allowed.frame_end = last != Some(true);
+            allowed.end = last == Some(true) || (last.is_none() && self.notes.sounding != 0);
+        }
+        allowed
     }
 
-    /// Whether a token may come next where the choice is free.
-    #[must_use]
-    pub fn allows(&self, token: Token) -> bool {
-        let Some(frame) = self.frame else { return false };
-        match (token, self.closing(frame)) {
-            (Token::Start, _) => false,
-            (Token::FrameEnd, closing) => closing != Closing::Piece,
-            (Token::End, closing) => closing != Closing::Frame,
-            (Token::Fermata, _) => self.given(frame).is_none() && !self.fermata && self.notes.is_empty(),
-            (Token::Note { midi, tied }, _) => {
-                let voice = if tied { self.tied_voice(frame, midi) } else { Some(self.voice(frame)) };
-                voice.is_some_and(|voice| voice < NOTES_MAX)
-                    && self.notes.last().is_none_or(|above| midi < above.midi)
-            }
-        }
-    }
-
-    /// Goes on over a token that was forced or allowed.
-    pub fn push(&mut self, token: Token) {
+    /// Goes on over a token that was allowed.
+    pub fn push(&mut self, task: &Task, token: Token) {
+        let (frame, law) = (task.frame(self.frame), task.law(self.frame));
         match token {
-            Token::Start => self.frame = Some(0),
+            Token::Start => *self = Self::new(),
             Token::End => self.ended = true,
             Token::Fermata => self.fermata = true,
             Token::Note { midi, tied } => {
-                let frame = self.frame.unwrap_or(0);
-                let held = if tied { self.tied_voice(frame, midi) } else { None };
-                self.notes.push(Placed { midi, voice: held.unwrap_or_else(|| self.voice(frame)) });
+                let mut ways = Vec::with_capacity(self.chords.len());
+                for chord in &self.chords {
+                    chord.sing(&frame, law, self.notes, (midi, tied), &mut ways);
+                }
+                self.chords = ways;
+                self.notes = self.notes.with(midi, !tied);
             }
             Token::FrameEnd => {
-                self.frame = self.frame.map(|frame| frame + 1);
+                let mut ways = Vec::with_capacity(self.chords.len());
+                self.chords.iter().for_each(|chord| chord.close(&frame, law, self.notes, &mut ways));
+                self.chords = ways.into_iter().map(Chord::new).collect();
+                self.frame += 1;
                 self.fermata = false;
-                std::mem::swap(&mut self.notes, &mut self.before);
-                self.notes.clear();
+                self.notes = Notes::default();
             }
-        }
-    }
-
-    fn given(&self, frame: usize) -> Option<MelodyFrame> {
-        match self.task {
-            Task::Harmonize(melody) => melody.get(frame).copied(),
-            Task::Compose { .. } => None,
-        }
-    }
-
-    /// The highest voice that can have the next note; [`NOTES_MAX`] if none is left. While the melody rests, the
-    /// soprano does.
-    fn voice(&self, frame: usize) -> usize {
-        match (self.notes.last(), self.given(frame)) {
-            (Some(above), _) => above.voice + 1,
-            (None, Some(MelodyFrame { soprano: None, .. })) => 1,
-            (None, _) => 0,
-        }
-    }
-
-    /// The highest voice that can have the next note and may have held its pitch in the frame before.
-    fn tied_voice(&self, frame: usize, midi: u8) -> Option<usize> {
-        let at = self.before.iter().position(|held| held.midi == midi)?;
-        // Each of the notes below it had a voice of its own.
-        let lowest = NOTES_MAX - (self.before.len() - at);
-        let voice = self.voice(frame).max(self.before[at].voice);
-        (voice <= lowest).then_some(voice)
-    }
-
-    /// What can close the current frame.
-    fn closing(&self, frame: usize) -> Closing {
-        let last = match self.task {
-            Task::Harmonize(melody) => frame + 1 >= melody.len(),
-            Task::Compose { frames_max } => frame + 1 >= frames_max,
-        };
-        match self.task {
-            _ if last => Closing::Piece,
-            Task::Compose { .. } if !self.notes.is_empty() => Closing::Either,
-            _ => Closing::Frame,
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closing {
-    /// `|||`: another frame follows.
-    Frame,
-    /// END.
-    Piece,
-    /// The model may choose.
-    Either,
+impl Default for Cursor {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn note(midi: u8, tied: bool) -> Token {
-        Token::Note { midi, tied }
-    }
-
-    fn after<'a>(task: Task<'a>, tokens: &[Token]) -> Cursor<'a> {
-        let mut cursor = Cursor::new(task);
-        for &token in tokens {
-            assert!(cursor.next() == Next::Forced(token) || cursor.allows(token), "{token} may not come");
-            cursor.push(token);
-        }
-        cursor
-    }
-
-    #[test]
-    fn a_melody_forces_its_notes_ties_fermatas_and_the_end() {
-        let melody = [
-            MelodyFrame { soprano: Some((72, false)), fermata: false },
-            MelodyFrame { soprano: Some((72, true)), fermata: true },
-        ];
-        let task = Task::Harmonize(&melody);
-        let mut cursor = Cursor::new(task);
-        for token in [Token::Start, note(72, false)] {
-            assert_eq!(cursor.next(), Next::Forced(token));
-            cursor.push(token);
-        }
-        assert_eq!(cursor.next(), Next::Free);
-        assert!(
-            !cursor.allows(Token::Fermata) && !cursor.allows(Token::End) && cursor.allows(Token::FrameEnd)
-        );
-        cursor.push(Token::FrameEnd);
-        for token in [Token::Fermata, note(72, true)] {
-            assert_eq!(cursor.next(), Next::Forced(token));
-            cursor.push(token);
-        }
-        assert!(cursor.allows(Token::End) && !cursor.allows(Token::FrameEnd) && !cursor.allows(Token::Start));
-        cursor.push(Token::End);
-        assert_eq!(cursor.next(), Next::Done);
-    }
-
-    #[test]
-    fn notes_descend_and_tie_only_to_what_sounded_before() {
-        let melody = [MelodyFrame { soprano: Some((72, false)), fermata: false }; 2];
-        let task = Task::Harmonize(&melody);
-        let cursor =
-            after(task, &[Token::Start, note(72, false), note(64, false), Token::FrameEnd, note(72, false)]);
-        assert!(
-            cursor.allows(note(64, true)) && cursor.allows(note(64, false)) && cursor.allows(note(65, false))
-        );
-        assert!(
-            !cursor.allows(note(65, true))
-                && !cursor.allows(note(72, true))
-                && !cursor.allows(note(73, false))
-        );
-    }
-
-    #[test]
-    fn a_voice_cannot_hold_what_another_had() {
-        let melody = [
-            MelodyFrame { soprano: Some((64, false)), fermata: false },
-            MelodyFrame { soprano: Some((72, false)), fermata: false },
-        ];
-        let full = [64, 60, 55, 48].map(|midi| note(midi, false));
-        let mut tokens = vec![Token::Start];
-        tokens.extend(full);
-        tokens.extend([Token::FrameEnd, note(72, false)]);
-        let cursor = after(Task::Harmonize(&melody), &tokens);
-        // The soprano had 64. Only where a frame has fewer notes may another voice have had it, too.
-        assert!(
-            !cursor.allows(note(64, true)) && cursor.allows(note(64, false)) && cursor.allows(note(60, true))
-        );
-        tokens.remove(4);
-        assert!(after(Task::Harmonize(&melody), &tokens).allows(note(64, true)));
-        // The bass goes on: there is no voice below it.
-        let mut cursor = cursor;
-        cursor.push(note(48, true));
-        assert_eq!(cursor.next(), Next::Forced(Token::End));
-    }
-
-    #[test]
-    fn after_four_notes_a_frame_must_end() {
-        let melody = [MelodyFrame { soprano: Some((72, false)), fermata: false }; 2];
-        let chord = [72, 67, 64, 48].map(|midi| note(midi, false));
-        let mut tokens = vec![Token::Start];
-        tokens.extend(chord);
-        let mut cursor = after(Task::Harmonize(&melody), &tokens);
-        assert_eq!(cursor.next(), Next::Forced(Token::FrameEnd));
-        cursor.push(Token::FrameEnd);
-        chord.into_iter().for_each(|token| cursor.push(token));
-        assert_eq!(cursor.next(), Next::Forced(Token::End));
-    }
-
-    #[test]
-    fn while_the_melody_rests_three_voices_are_free() {
-        let melody = [MelodyFrame { soprano: None, fermata: false }; 2];
-        let cursor = after(
-            Task::Harmonize(&melody),
-            &[Token::Start, note(67, false), note(64, false), note(48, false)],
-        );
-        assert_eq!(cursor.next(), Next::Forced(Token::FrameEnd));
-        let empty = after(Task::Harmonize(&melody), &[Token::Start]);
-        assert!(empty.allows(Token::FrameEnd) && !empty.allows(Token::End));
-    }
-
-    #[test]
-    fn a_composition_ends_after_a_frame_of_notes_or_at_its_limit() {
-        let task = Task::Compose { frames_max: 2 };
-        let start = after(task, &[Token::Start]);
-        assert!(start.allows(Token::Fermata) && !start.allows(Token::End));
-        let fermata = after(task, &[Token::Start, Token::Fermata]);
-        assert!(!fermata.allows(Token::Fermata));
-        let sounding = after(task, &[Token::Start, note(60, false)]);
-        assert!(
-            sounding.allows(Token::End)
-                && sounding.allows(Token::FrameEnd)
-                && !sounding.allows(Token::Fermata)
-        );
-        let last = after(task, &[Token::Start, note(60, false), Token::FrameEnd]);
-        assert!(last.allows(Token::End) && !last.allows(Token::FrameEnd));
-    }
-}
+mod tests;

@@ -1,27 +1,30 @@
-//! A melody as the model sees it: one line of notes on the grid of sixteenths, in C major or a minor.
+//! Given voices as the model sees them: lines of notes on the grid of sixteenths, in C major or a minor.
 //!
 //! The score itself is never changed. What had to be rounded, moved or left out for the model's eyes is said.
 
 use kapell_music::encode::Token;
 use kapell_music::key::transposition_to_c_or_a;
-use kapell_music::score::{Note, Part, Score, TICKS_PER_FRAME};
+use kapell_music::score::{Mode, Part, Score};
+use kapell_music::voices::{VOICE_NAMES, find_voices};
 
-use super::grammar::MelodyFrame;
+use super::line::{GridNote, LineNote, on_grid, top_line};
+use super::phrases::{self, PhraseEnd, Phrases};
+use super::task::{Cadence, Frame, Given, RANGES, VOICES};
 use super::tonality::{Source, Tonality, key_name, tonality_of};
 use super::vocabulary::Vocabulary;
 
 /// Sixteenths of a melody, at most: a thousand bars of 4/4.
 pub const FRAMES_MAX: usize = 16_384;
 
-/// The soprano's range in Bach's chorales, sounding.
-const SOPRANO: (i64, i64) = (60, 81);
 /// A melody is moved by octaves if it lies further than this outside the range on average, in semitones.
 const FAR: i64 = 2;
 
-/// A part's melody, ready for a model.
+/// Given voices, ready for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Melody {
-    pub frames: Vec<MelodyFrame>,
+    pub frames: Vec<Frame>,
+    /// Which of them lie under a fermata of the score. The model may see more: phrases that were found.
+    pub fermatas: Vec<bool>,
     /// The sixteenth, from the score's start, of the first frame: leading rests are not shown to the model.
     pub first_frame: i64,
     pub tonality: Tonality,
@@ -77,6 +80,45 @@ pub fn choose_part(score: &Score, wanted: Option<&str>) -> Result<(usize, Option
     Ok((index, remark))
 }
 
+/// The parts of the voices that are given: by the voices' names, or, where one voice is given, the part that
+/// [`choose_part`] finds. The remark says which, where there was a choice.
+///
+/// # Errors
+/// If a voice has no part, or a part no notes.
+pub fn choose_parts(
+    score: &Score,
+    voices: &[usize],
+    wanted: Option<&str>,
+) -> Result<([Option<usize>; VOICES], Option<String>), MelodyError> {
+    let mut given = [None; VOICES];
+    let found = find_voices(score);
+    if let &[voice] = voices
+        && (wanted.is_some() || found.is_none() || voice == 0)
+    {
+        let (part, remark) = choose_part(score, wanted)?;
+        given[voice] = Some(part);
+        return Ok((given, remark));
+    }
+    for &voice in voices {
+        let names = || score.parts.iter().enumerate().map(|(at, part)| part_name(at, part)).collect();
+        let index = match found {
+            Some(found) => Some(found[voice]),
+            None => score.parts.iter().position(|part| is_called(&part.name, voice)),
+        };
+        let wanted = || VOICE_NAMES[voice].to_owned();
+        let index = index.ok_or_else(|| MelodyError::NoPart { wanted: wanted(), names: names() })?;
+        if score.parts[index].notes.is_empty() {
+            return Err(MelodyError::NoNotes(part_name(index, &score.parts[index])));
+        }
+        given[voice] = Some(index);
+    }
+    Ok((given, None))
+}
+
+fn is_called(name: &str, voice: usize) -> bool {
+    name.trim().to_lowercase().starts_with(VOICE_NAMES[voice])
+}
+
 fn find_part(score: &Score, wanted: &str) -> Option<usize> {
     let wanted = wanted.trim();
     let same = |part: &Part| part.name.trim().eq_ignore_ascii_case(wanted) || part.id == wanted;
@@ -96,28 +138,30 @@ fn is_called_melody(name: &str) -> bool {
 }
 
 impl Melody {
-    /// Prepares a part. The key is `tonality`, or else what the score declares, or else what its notes tell.
+    /// Prepares the given parts; `given` is by voice the part's index. The key is `tonality`, or else what the score
+    /// declares, or else what the notes tell.
     ///
     /// # Errors
-    /// If the part has no notes, or is too long.
+    /// If nothing is given, a part has no notes, or is too long.
     pub fn new(
         score: &Score,
-        part: &Part,
+        given: &[Option<usize>; VOICES],
         tonality: Option<Tonality>,
+        phrases: Phrases,
         vocabulary: &Vocabulary,
     ) -> Result<Self, MelodyError> {
         let mut remarks = Vec::new();
-        let line = top_line(&part.notes)?;
-        if line.iter().map(|note| note.notes).sum::<usize>() < part.notes.len() {
-            remarks
-                .push("the part has chords or several voices: the model sees their highest notes".to_owned());
+        let mut lines = Vec::new();
+        for (voice, index) in given.iter().enumerate() {
+            let Some(part) = index.and_then(|index| score.parts.get(index)) else { continue };
+            lines.push((voice, read_line(part, &mut remarks)?, part));
         }
-        let grid = on_grid(&line, &mut remarks)?;
-        let (Some(first), Some(last)) = (grid.first(), grid.last()) else {
-            return Err(MelodyError::NoNotes(part.name.clone()));
+        let Some((lead, (line, grid), part)) = lines.first() else {
+            return Err(MelodyError::NoNotes(String::new()));
         };
-        let first_frame = first.start;
-        let length = usize::try_from(last.end - first_frame).map_err(|_| MelodyError::TooLong)?;
+        let first_frame = lines.iter().map(|(_, (_, grid), _)| grid[0].start).min().unwrap_or(0);
+        let end = lines.iter().filter_map(|(_, (_, grid), _)| grid.last()).map(|note| note.end).max();
+        let length = usize::try_from(end.unwrap_or(0) - first_frame).map_err(|_| MelodyError::TooLong)?;
         if length > FRAMES_MAX {
             return Err(MelodyError::TooLong);
         }
@@ -127,127 +171,53 @@ impl Melody {
             remarks.push(format!("no key signature: the notes sound like {name}; --key says otherwise"));
         }
         let transposition = transposition_to_c_or_a(tonality.key);
-        let octaves = octaves_to_soprano(&line, &mut remarks);
+        let octaves = if lines.len() == 1 { octaves_to_voice(line, *lead, &mut remarks) } else { 0 };
         let shift = i16::from(transposition) + 12 * i16::from(octaves);
         let pitches = Pitches { vocabulary, shift };
-        let frames = frames(&grid, length, &pitches, &mut remarks);
-        Ok(Self { frames, first_frame, tonality, transposition, octaves, remarks })
-    }
-}
-
-/// A note of the line, in ticks.
-#[derive(Debug, Clone, Copy)]
-struct LineNote {
-    onset: i64,
-    end: i64,
-    midi: u8,
-    tie_from: bool,
-    fermata: bool,
-    /// Notes of the part that it stands for.
-    notes: usize,
-}
-
-/// The highest notes of a part as one line: of notes struck together the highest; a held note yields to a higher one
-/// and hides lower ones.
-fn top_line(notes: &[Note]) -> Result<Vec<LineNote>, MelodyError> {
-    let mut sorted = Vec::with_capacity(notes.len());
-    for note in notes {
-        let end = note.onset.checked_add(note.duration);
-        let bad = MelodyError::BadNote { onset: note.onset, duration: note.duration };
-        let (Some(end), true, true) = (end, note.onset >= 0, note.duration > 0) else { return Err(bad) };
-        sorted.push(LineNote {
-            onset: note.onset,
-            end,
-            midi: note.pitch.midi,
-            tie_from: note.tie_from,
-            fermata: note.fermata,
-            notes: 1,
-        });
-    }
-    sorted.sort_by_key(|note| (note.onset, std::cmp::Reverse(note.midi)));
-    let mut line: Vec<LineNote> = Vec::with_capacity(sorted.len());
-    for note in sorted {
-        match line.last_mut() {
-            Some(held) if held.end > note.onset => {
-                if note.midi > held.midi && note.onset > held.onset {
-                    held.end = note.onset;
-                    held.notes = 0;
-                    line.push(note);
-                }
-            }
-            _ => line.push(note),
+        let mut frames = vec![Frame { fermata: Some(false), ..Frame::default() }; length];
+        let mut replaced = 0;
+        for (voice, (_, grid), _) in &lines {
+            replaced += give(&mut frames, *voice, grid, first_frame, &pitches);
         }
-    }
-    Ok(line)
-}
-
-/// A note of the line on the grid of sixteenths.
-#[derive(Debug, Clone, Copy)]
-struct GridNote {
-    start: i64,
-    /// Above `start`.
-    end: i64,
-    midi: u8,
-    tie_from: bool,
-    fermata: bool,
-}
-
-/// Rounds onsets and ends to the grid, each to the nearest sixteenth. A note that would vanish gets one, if no other
-/// note is nearer to it.
-fn on_grid(line: &[LineNote], remarks: &mut Vec<String>) -> Result<Vec<GridNote>, MelodyError> {
-    let nearest = |tick: i64| tick.saturating_add(TICKS_PER_FRAME / 2).div_euclid(TICKS_PER_FRAME);
-    let off = |tick: i64| tick.rem_euclid(TICKS_PER_FRAME) != 0;
-    let mut grid: Vec<GridNote> = Vec::with_capacity(line.len());
-    let (mut rounded, mut unseen, mut slip_before) = (0, 0, 0);
-    for note in line {
-        rounded += usize::from(off(note.onset) || off(note.end));
-        let start = nearest(note.onset);
-        let slip = (note.onset - start * TICKS_PER_FRAME).abs();
-        let new = GridNote {
-            start,
-            end: nearest(note.end).max(start + 1),
-            midi: note.midi,
-            tie_from: note.tie_from,
-            fermata: note.fermata,
-        };
-        match grid.last_mut() {
-            Some(before) if before.start == start => {
-                unseen += 1;
-                if slip < slip_before {
-                    *before = new;
-                } else {
-                    continue;
-                }
-            }
-            Some(before) => {
-                before.end = before.end.min(start);
-                grid.push(new);
-            }
-            None => grid.push(new),
+        if replaced > 0 {
+            remarks.push(format!(
+                "{replaced} notes lie outside what the model knows: it sees the nearest it does know"
+            ));
         }
-        slip_before = slip;
-    }
-    if rounded > 0 {
-        let unseen =
-            if unseen > 0 { format!(", and {unseen} too short for it are not seen") } else { String::new() };
-        remarks.push(format!("{rounded} notes are not on sixteenths: the model sees them rounded{unseen}"));
-    }
-    let (first, last) = (grid.first(), grid.last());
-    match (first, last) {
-        (Some(first), Some(last)) if last.end - first.start > i64::from(u32::MAX) => {
-            Err(MelodyError::TooLong)
+        let ends = phrases::ends(grid, &score.measures, phrases);
+        remarks.extend(ends.remark());
+        let knows_fermata = vocabulary.id(Token::Fermata).is_some();
+        if !knows_fermata && grid.iter().any(|note| note.fermata) {
+            remarks.push("the model knows no fermatas: it does not see those of the melody".to_owned());
         }
-        _ => Ok(grid),
+        let minor = tonality.key.mode == Mode::Minor;
+        mark(&mut frames, grid, first_frame, &ends.notes, Marks { knows_fermata, minor });
+        let fermatas = fermatas(grid, first_frame, length);
+        Ok(Self { frames, fermatas, first_frame, tonality, transposition, octaves, remarks })
     }
 }
 
-/// The octaves that bring a melody into the soprano's range, if it lies far from it.
-fn octaves_to_soprano(line: &[LineNote], remarks: &mut Vec<String>) -> i8 {
+/// A part as a line, in ticks and on the grid.
+fn read_line(part: &Part, remarks: &mut Vec<String>) -> Result<(Vec<LineNote>, Vec<GridNote>), MelodyError> {
+    let line = top_line(&part.notes)?;
+    if line.iter().map(|note| note.notes).sum::<usize>() < part.notes.len() {
+        remarks.push("the part has chords or several voices: the model sees their highest notes".to_owned());
+    }
+    let grid = on_grid(&line, remarks)?;
+    if grid.is_empty() {
+        return Err(MelodyError::NoNotes(part.name.clone()));
+    }
+    Ok((line, grid))
+}
+
+/// The octaves that bring a melody into its voice's range, if it lies far from it.
+fn octaves_to_voice(line: &[LineNote], voice: usize, remarks: &mut Vec<String>) -> i8 {
+    let (low, high) = (i64::from(RANGES[voice].0), i64::from(RANGES[voice].1));
     let length: i128 = line.iter().map(|note| i128::from(note.end - note.onset)).sum();
     let outside = |octaves: i8| -> i128 {
         let distance = |note: &LineNote| {
             let midi = i64::from(note.midi) + 12 * i64::from(octaves);
-            i128::from((SOPRANO.0 - midi).max(midi - SOPRANO.1).max(0)) * i128::from(note.end - note.onset)
+            i128::from((low - midi).max(midi - high).max(0)) * i128::from(note.end - note.onset)
         };
         line.iter().map(distance).sum()
     };
@@ -258,7 +228,8 @@ fn octaves_to_soprano(line: &[LineNote], remarks: &mut Vec<String>) -> i8 {
     if best != 0 {
         let (count, way) = (best.abs(), if best > 0 { "higher" } else { "lower" });
         let s = if count == 1 { "" } else { "s" };
-        remarks.push(format!("the melody is no soprano's: the model sees it {count} octave{s} {way}"));
+        let name = VOICE_NAMES[voice];
+        remarks.push(format!("the melody is no {name}'s: the model sees it {count} octave{s} {way}"));
     }
     best
 }
@@ -281,37 +252,64 @@ impl Pitches<'_> {
     }
 }
 
-fn frames(
-    grid: &[GridNote],
-    length: usize,
-    pitches: &Pitches<'_>,
-    remarks: &mut Vec<String>,
-) -> Vec<MelodyFrame> {
-    let first = grid.first().map_or(0, |note| note.start);
-    let knows_fermata = pitches.vocabulary.id(Token::Fermata).is_some();
-    let mut frames = vec![MelodyFrame { soprano: None, fermata: false }; length];
+/// Puts a voice's notes into the frames. Returns the number of notes that the model does not know.
+fn give(frames: &mut [Frame], voice: usize, grid: &[GridNote], first: i64, pitches: &Pitches<'_>) -> usize {
+    for frame in frames.iter_mut() {
+        frame.voices[voice] = Given::Rest;
+    }
     let (mut replaced, mut sounded) = (0, None);
     for note in grid {
         let Some(midi) = pitches.seen(note.midi) else { continue };
         replaced += usize::from(i16::from(midi) != i16::from(note.midi) + pitches.shift);
         let continues = note.tie_from && sounded == Some((note.start, midi));
-        for frame in note.start..note.end {
-            if let Some(slot) = usize::try_from(frame - first).ok().and_then(|at| frames.get_mut(at)) {
-                slot.soprano = Some((midi, continues || frame > note.start));
-                slot.fermata = note.fermata && knows_fermata;
+        for at in note.start..note.end {
+            if let Some(frame) = usize::try_from(at - first).ok().and_then(|at| frames.get_mut(at)) {
+                frame.voices[voice] = Given::Note { midi, tied: continues || at > note.start };
             }
         }
         sounded = Some((note.end, midi));
     }
-    if replaced > 0 {
-        remarks.push(format!(
-            "{replaced} notes lie outside what the model knows: it sees the nearest it does know"
-        ));
+    replaced
+}
+
+#[derive(Clone, Copy)]
+struct Marks {
+    knows_fermata: bool,
+    minor: bool,
+}
+
+/// Marks the ends of phrases: fermatas, by which the model hears them, cadences, and the rests behind them.
+fn mark(frames: &mut [Frame], grid: &[GridNote], first: i64, ends: &[PhraseEnd], marks: Marks) {
+    let index = |at: i64| usize::try_from(at - first).unwrap_or(0).min(frames.len());
+    let spans: Vec<(usize, usize, bool)> =
+        ends.iter().map(|end| (index(grid[end.first].start), index(grid[end.last].end), end.heard)).collect();
+    let last = spans.len().saturating_sub(1);
+    for (at, (start, end, heard)) in spans.into_iter().enumerate() {
+        let cadence = if at == last { Cadence::Piece { minor: marks.minor } } else { Cadence::Phrase };
+        for frame in &mut frames[start..end] {
+            frame.fermata = Some(heard && marks.knows_fermata);
+        }
+        for at in [start, end.saturating_sub(1)] {
+            frames[at].cadence = Some(cadence);
+        }
+        let silent = |frame: &Frame| !frame.voices.iter().any(|voice| matches!(voice, Given::Note { .. }));
+        for frame in frames[end..].iter_mut().take_while(|frame| silent(frame)) {
+            frame.between_phrases = true;
+        }
     }
-    if !knows_fermata && grid.iter().any(|note| note.fermata) {
-        remarks.push("the model knows no fermatas: it does not see those of the melody".to_owned());
+}
+
+/// Which frames lie under a fermata of the score.
+fn fermatas(grid: &[GridNote], first: i64, length: usize) -> Vec<bool> {
+    let mut under = vec![false; length];
+    for note in grid.iter().filter(|note| note.fermata) {
+        for at in note.start..note.end {
+            if let Some(slot) = usize::try_from(at - first).ok().and_then(|at| under.get_mut(at)) {
+                *slot = true;
+            }
+        }
     }
-    frames
+    under
 }
 
 #[cfg(test)]

@@ -1,33 +1,45 @@
-//! The choice of tokens: the most likely one, or a draw from the model's distribution.
+//! The choice of tokens: searches that offer rows to a model, step by step, so that many can share its products.
+//!
+//! A [`Run`] is one search under way. It says which tokens to feed to which rows; [`step`] feeds the rows of any number
+//! of runs to a model at once, and hands each its scores back. Nothing is computed twice: a row's state goes on from
+//! token to token and is cloned where a search branches.
+
+mod beam;
+mod choice;
+
+use std::sync::Arc;
 
 use kapell_music::encode::Token;
 
-use super::grammar::{Cursor, Next, Task};
+use super::grammar::{Allowed, Cursor};
+use super::task::Task;
 use super::vocabulary::Vocabulary;
-use crate::infer::{Model, State};
-use crate::philox::{Purpose, Stream, unit};
+use crate::infer::{Row, Stepper};
+use beam::Lines;
+pub use choice::Sampling;
+use choice::Scores;
 
 /// What scores the next token: a model, or a table in a test.
 pub trait NextToken {
-    /// Where rows of tokens stand; cloning it branches off.
+    /// Where a row of tokens stands; cloning it branches off.
     type State: Clone;
 
-    /// Before any token, for so many rows.
-    fn state(&self, rows: usize) -> Self::State;
+    /// Before any token.
+    fn start(&self) -> Self::State;
 
     /// Feeds one token to every row; `logits [rows, V]` become the scores of the token after it.
-    fn step(&self, state: &mut Self::State, tokens: &[u16], logits: &mut [f32]);
+    fn step(&mut self, rows: &mut [&mut Self::State], tokens: &[u16], logits: &mut [f32]);
 }
 
-impl NextToken for Model {
-    type State = State;
+impl NextToken for Stepper {
+    type State = Row;
 
-    fn state(&self, rows: usize) -> State {
-        Model::state(self, rows)
+    fn start(&self) -> Row {
+        self.model().start()
     }
 
-    fn step(&self, state: &mut State, tokens: &[u16], logits: &mut [f32]) {
-        Model::step(self, state, tokens, logits);
+    fn step(&mut self, rows: &mut [&mut Row], tokens: &[u16], logits: &mut [f32]) {
+        Stepper::step(self, rows, tokens, logits);
     }
 }
 
@@ -36,18 +48,23 @@ impl NextToken for Model {
 pub enum Search {
     /// The most likely one of those that are allowed; of equals, the one with the lowest id.
     Greedy,
+    Beam(Beam),
     Sample(Sampling),
 }
 
-/// A draw among the allowed tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; above 0.
-    pub temperature: f64,
-    /// Only the most likely tokens that together have this probability; in (0, 1].
-    pub top_p: f64,
-    /// The same seed, model and melody give the same piece.
-    pub seed: u64,
+/// Several lines at once, frame by frame, and greedy's beside them: the likeliest in all wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beam {
+    /// Lines that go on from frame to frame; 1 at least.
+    pub width: usize,
+    /// So many times as many lines hear the next frame's given notes before they are cut to the width; 1 is none.
+    pub look_ahead: usize,
+}
+
+impl Default for Beam {
+    fn default() -> Self {
+        Self { width: 5, look_ahead: 1 }
+    }
 }
 
 /// A decoded piece, as the model sees it.
@@ -60,100 +77,205 @@ pub struct Decoded {
     pub log_likelihood: f64,
 }
 
-/// A given note that the model has no token for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the model has no token {0}")]
-pub struct Unknown(pub Token);
-
-/// Decodes one piece.
-///
-/// # Errors
-/// If the task forces a token that the vocabulary lacks.
-///
-/// # Panics
-/// If the model's vocabulary is not `vocabulary`.
-pub fn decode<M: NextToken>(
-    model: &M,
-    vocabulary: &Vocabulary,
-    task: Task<'_>,
-    search: Search,
-) -> Result<Decoded, Unknown> {
-    let mut cursor = Cursor::new(task);
-    let mut state = model.state(1);
-    let mut logits = vec![0.0_f32; vocabulary.len()];
-    let mut decoded = Decoded { tokens: Vec::new(), log_likelihood: 0.0 };
-    loop {
-        let token = match cursor.next() {
-            Next::Done => return Ok(decoded),
-            Next::Forced(token) => token,
-            Next::Free => choose(&cursor, vocabulary, &logits, search, decoded.tokens.len()),
-        };
-        let id = vocabulary.id(token).ok_or(Unknown(token))?;
-        if token != Token::Start {
-            decoded.log_likelihood += log_probability(&logits, id);
-        }
-        decoded.tokens.push(token);
-        cursor.push(token);
-        model.step(&mut state, &[id], &mut logits);
-    }
+/// A search that found no way to the end, which a vocabulary that lacks notes can cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model's vocabulary leaves no way on in frame {frame}; use a model that was trained on scores")]
+pub struct Stuck {
+    pub frame: usize,
 }
 
-fn choose(
-    cursor: &Cursor<'_>,
-    vocabulary: &Vocabulary,
-    logits: &[f32],
-    search: Search,
+/// A line of tokens under way. Its last token is not fed yet.
+#[derive(Debug, Clone)]
+struct Line<S> {
+    state: S,
+    cursor: Cursor,
+    /// The last token: its id, and its place in the run's history.
+    id: u16,
     place: usize,
-) -> Token {
-    let allowed: Vec<(Token, f64)> = vocabulary
-        .iter()
-        .filter(|(_, token)| cursor.allows(*token))
-        .map(|(id, token)| (token, f64::from(logits[usize::from(id)])))
-        .collect();
-    match search {
-        Search::Greedy => most_likely(&allowed),
-        Search::Sample(sampling) => sampled(allowed, sampling, place),
+    log_likelihood: f64,
+}
+
+/// One search under way.
+#[derive(Debug)]
+pub struct Run<S> {
+    task: Arc<Task>,
+    vocabulary: Arc<Vocabulary>,
+    /// One line that always takes its own choice: greedy's, or a draw.
+    single: Option<(Line<S>, Option<Sampling>)>,
+    /// The beam's.
+    lines: Option<Lines<S>>,
+    history: History,
+    best: Option<(f64, usize)>,
+    stuck: Option<Stuck>,
+    /// Tokens fed so far, over all rows.
+    fed: u64,
+}
+
+/// All tokens that were chosen, each with the place of the one before it.
+#[derive(Debug, Default)]
+struct History(Vec<(Option<usize>, Token)>);
+
+impl History {
+    fn push(&mut self, before: Option<usize>, token: Token) -> usize {
+        self.0.push((before, token));
+        self.0.len() - 1
+    }
+
+    /// The line that ends at a place.
+    fn line(&self, place: usize) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        let mut at = Some(place);
+        while let Some((before, token)) = at.and_then(|at| self.0.get(at)) {
+            tokens.push(*token);
+            at = *before;
+        }
+        tokens.reverse();
+        tokens
     }
 }
 
-/// The first of the highest. There is one: the grammar always allows a way to close the frame.
-fn most_likely(allowed: &[(Token, f64)]) -> Token {
-    let better = |best: (Token, f64), next: &(Token, f64)| if next.1 > best.1 { *next } else { best };
-    allowed.iter().fold(allowed[0], better).0
-}
-
-fn sampled(mut allowed: Vec<(Token, f64)>, sampling: Sampling, place: usize) -> Token {
-    let likeliest = most_likely(&allowed);
-    let highest = allowed.iter().map(|(_, logit)| *logit).fold(f64::NEG_INFINITY, f64::max);
-    for (_, weight) in &mut allowed {
-        *weight = libm::exp((*weight - highest) / sampling.temperature);
+impl<S: Clone> Run<S> {
+    /// Before START, with a model's first state.
+    #[must_use]
+    pub fn new(start: S, task: Arc<Task>, vocabulary: Arc<Vocabulary>, search: Search) -> Self {
+        let mut history = History::default();
+        let place = history.push(None, Token::Start);
+        let id = vocabulary.id(Token::Start).unwrap_or(0);
+        let line = Line { state: start, cursor: Cursor::new(), id, place, log_likelihood: 0.0 };
+        let (single, lines) = match search {
+            Search::Greedy => (Some((line, None)), None),
+            Search::Sample(sampling) => (Some((line, Some(sampling))), None),
+            Search::Beam(beam) => (Some((line.clone(), None)), Some(Lines::new(line, beam))),
+        };
+        Self { task, vocabulary, single, lines, history, best: None, stuck: None, fed: 0 }
     }
-    // A stable sort: equals stay in order of id, so that the draw is the same everywhere.
-    allowed.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let total: f64 = allowed.iter().map(|(_, weight)| weight).sum();
-    let mut kept = 0.0;
-    let nucleus = allowed.iter().take_while(|(_, weight)| {
-        let before = kept;
-        kept += weight;
-        before < sampling.top_p * total
-    });
-    let nucleus: Vec<(Token, f64)> = nucleus.copied().collect();
-    let stream = Stream::new(sampling.seed, 0, Purpose::Sample, place as u64, 0);
-    let mut left = unit(stream.block(0)[0]) * nucleus.iter().map(|(_, weight)| weight).sum::<f64>();
-    for (token, weight) in nucleus {
-        left -= weight;
-        if left < 0.0 {
-            return token;
+
+    /// Whether there is nothing left to feed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.single.is_none() && self.lines.is_none()
+    }
+
+    /// Tokens fed so far, over all rows: what the search has cost.
+    #[must_use]
+    pub fn fed(&self) -> u64 {
+        self.fed
+    }
+
+    /// The rows that want a token, and the tokens.
+    fn rows(&mut self) -> impl Iterator<Item = (&mut S, u16)> {
+        let single = self.single.iter_mut().map(|(line, _)| line);
+        let lines = self.lines.iter_mut().flat_map(|lines| lines.open.iter_mut());
+        single.chain(lines).map(|line| (&mut line.state, line.id))
+    }
+
+    /// Takes the scores of the rows, in their order.
+    fn advance(&mut self, logits: &[f32]) {
+        let mut rows = logits.chunks_exact(self.vocabulary.len());
+        if let Some((line, sampling)) = self.single.take()
+            && let Some(row) = rows.next()
+        {
+            self.fed += 1;
+            self.advance_single(line, sampling, row);
+        }
+        if let Some(lines) = self.lines.take() {
+            self.fed += lines.open.len() as u64;
+            self.lines = self.advance_lines(lines, rows);
         }
     }
-    likeliest
+
+    fn advance_single(&mut self, line: Line<S>, sampling: Option<Sampling>, row: &[f32]) {
+        let allowed = line.cursor.allowed(&self.task);
+        let scores = Scores::new(row);
+        let choices = self.choices(&allowed);
+        let chosen = match sampling {
+            None => scores.likeliest(&choices),
+            Some(sampling) => scores.draw(&choices, sampling, self.history.0.len()),
+        };
+        let Some((token, id)) = chosen else {
+            self.stuck = Some(Stuck { frame: line.cursor.frame() });
+            return;
+        };
+        let score = line.log_likelihood + scores.log_probability(id);
+        if let Some(line) = self.extend(line, token, id, score) {
+            self.single = Some((line, sampling));
+        }
+    }
+
+    /// The ids of what is allowed, in their order.
+    fn choices(&self, allowed: &Allowed) -> Vec<(Token, u16)> {
+        self.vocabulary
+            .iter()
+            .filter(|(_, token)| allowed.has(*token))
+            .map(|(id, token)| (token, id))
+            .collect()
+    }
+
+    /// A line with one more token; none where that ends it, which is noted.
+    fn extend(&mut self, mut line: Line<S>, token: Token, id: u16, score: f64) -> Option<Line<S>> {
+        line.place = self.history.push(Some(line.place), token);
+        line.cursor.push(&self.task, token);
+        line.id = id;
+        line.log_likelihood = score;
+        if !line.cursor.has_ended() {
+            return Some(line);
+        }
+        if self.best.is_none_or(|(best, _)| score > best) {
+            self.best = Some((score, line.place));
+        }
+        None
+    }
+
+    /// What came of it.
+    ///
+    /// # Errors
+    /// If no line came to its end.
+    pub fn decoded(&self) -> Result<Decoded, Stuck> {
+        match self.best {
+            Some((log_likelihood, place)) => Ok(Decoded { tokens: self.history.line(place), log_likelihood }),
+            None => Err(self.stuck.unwrap_or(Stuck { frame: 0 })),
+        }
+    }
 }
 
-/// ln softmax(logits)[id].
-fn log_probability(logits: &[f32], id: u16) -> f64 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - f64::from(highest))).sum();
-    f64::from(logits[usize::from(id)]) - f64::from(highest) - libm::log(sum)
+/// Feeds one token to every row of all runs at once. Returns the number of rows; 0 when all are done. `logits` is
+/// scratch, kept between steps.
+pub fn step<M: NextToken>(model: &mut M, runs: &mut [&mut Run<M::State>], logits: &mut Vec<f32>) -> usize {
+    let mut counts = Vec::with_capacity(runs.len());
+    let (mut rows, mut tokens, mut width) = (Vec::new(), Vec::new(), 0);
+    for run in runs.iter_mut() {
+        width = run.vocabulary.len();
+        let before = rows.len();
+        for (row, token) in run.rows() {
+            rows.push(row);
+            tokens.push(token);
+        }
+        counts.push(rows.len() - before);
+    }
+    let total = rows.len();
+    if total == 0 {
+        return 0;
+    }
+    logits.resize(total * width, 0.0);
+    model.step(&mut rows, &tokens, logits);
+    let mut left = logits.as_slice();
+    for (run, count) in runs.iter_mut().zip(counts) {
+        let (own, others) = left.split_at(count * width);
+        if count > 0 {
+            run.advance(own);
+        }
+        left = others;
+    }
+    total
+}
+
+/// Runs all to their ends.
+pub fn drive<M: NextToken>(model: &mut M, runs: &mut [Run<M::State>]) {
+    let mut logits = Vec::new();
+    let mut open: Vec<&mut Run<M::State>> = runs.iter_mut().collect();
+    while step(model, &mut open, &mut logits) > 0 {
+        open.retain(|run| !run.is_done());
+    }
 }
 
 #[cfg(test)]

@@ -87,6 +87,18 @@ impl Vocabulary {
         [false, true].iter().all(|&tied| self.ids.contains_key(&Token::Note { midi, tied }))
     }
 
+    /// Whether a note can be struck, or held.
+    #[must_use]
+    pub fn knows_note(&self, midi: u8, tied: bool) -> bool {
+        self.ids.contains_key(&Token::Note { midi, tied })
+    }
+
+    /// The pitches that can be struck and held, a bit each.
+    #[must_use]
+    pub fn pitches(&self) -> u128 {
+        (0..=127).filter(|&midi| self.knows_pitch(midi)).fold(0, |bits, midi| bits | 1 << midi)
+    }
+
     /// Ids and their tokens, in order of id.
     pub fn iter(&self) -> impl Iterator<Item = (u16, Token)> + '_ {
         (0..=u16::MAX).zip(&self.tokens).filter_map(|(id, token)| token.map(|token| (id, token)))

@@ -66,13 +66,13 @@ fn stepping_gives_the_loss_of_whole_pieces() {
     for batch_norm in [false, true] {
         let weights = weights(batch_norm);
         let wanted = evaluate(&weights, &corpus, PartOfSplit::Val, 8, 1).expect("a corpus with that part");
-        let model = Model::new(&weights, spellings()).expect("finite weights");
+        let mut stepper = stepper(&weights);
         for (piece, wanted) in corpus.pieces.iter().zip(wanted.pieces) {
-            let mut state = model.state(1);
+            let mut row = stepper.model().start();
             let mut logits = vec![0.0; VOCABULARY];
             let mut nats = 0.0;
             for pair in piece.tokens.windows(2) {
-                model.step(&mut state, &pair[..1], &mut logits);
+                stepper.step(&mut [&mut row], &pair[..1], &mut logits);
                 let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
                 nats += sum.ln() - f64::from(logits[usize::from(pair[1])]);
             }
@@ -81,24 +81,28 @@ fn stepping_gives_the_loss_of_whole_pieces() {
     }
 }
 
+fn stepper(weights: &Weights) -> Stepper {
+    Stepper::new(Arc::new(Model::new(weights, spellings()).expect("finite weights")))
+}
+
 #[test]
 fn a_row_gives_the_same_numbers_alone_in_a_batch_and_branched_off() {
-    let model = Model::new(&weights(true), spellings()).expect("finite weights");
+    let mut stepper = stepper(&weights(true));
     let rows: [Vec<u16>; 3] = [tokens(0, 12), tokens(1, 12), tokens(2, 12)];
-    let mut together = model.state(3);
-    assert_eq!(together.rows(), 3);
+    let mut together = vec![stepper.model().start(); 3];
     let mut all = vec![0.0; 3 * VOCABULARY];
     for ((&first, &second), &third) in rows[0].iter().zip(&rows[1]).zip(&rows[2]) {
-        model.step(&mut together, &[first, second, third], &mut all);
+        let mut three: Vec<&mut Row> = together.iter_mut().collect();
+        stepper.step(&mut three, &[first, second, third], &mut all);
     }
     for (row, logits) in rows.iter().zip(all.chunks_exact(VOCABULARY)) {
-        let mut state = model.state(1);
+        let mut state = stepper.model().start();
         let mut alone = vec![0.0; VOCABULARY];
         let (before, after) = row.split_at(6);
-        before.iter().for_each(|&token| model.step(&mut state, &[token], &mut alone));
+        before.iter().for_each(|&token| stepper.step(&mut [&mut state], &[token], &mut alone));
         let mut branch = state.clone();
-        model.step(&mut state, &[0], &mut alone);
-        after.iter().for_each(|&token| model.step(&mut branch, &[token], &mut alone));
+        stepper.step(&mut [&mut state], &[0], &mut alone);
+        after.iter().for_each(|&token| stepper.step(&mut [&mut branch], &[token], &mut alone));
         assert_eq!(alone, logits);
     }
 }

@@ -1,6 +1,6 @@
 //! Melodies as people have them, and what a model sees of them.
 
-use kapell_music::score::{KeySignature, Measure, Pitch};
+use kapell_music::score::{KeySignature, Measure, Note, Pitch};
 
 use super::*;
 use crate::decode::tests::{beats, line, score_of};
@@ -9,11 +9,23 @@ use crate::decode::vocabulary::tests::{music, spellings};
 
 /// What the model sees of the only part.
 fn seen(score: &Score) -> Melody {
-    Melody::new(score, &score.parts[0], None, &music(36, 84)).expect("a melody")
+    of(score, None, &music(36, 84)).expect("a melody")
+}
+
+/// The only part as a soprano, whose phrases are its fermatas.
+fn of(score: &Score, key: Option<Tonality>, vocabulary: &Vocabulary) -> Result<Melody, MelodyError> {
+    Melody::new(score, &[Some(0), None, None, None], key, Phrases::Fermatas, vocabulary)
+}
+
+fn soprano(frame: &Frame) -> Option<(u8, bool)> {
+    match frame.voices[0] {
+        Given::Note { midi, tied } => Some((midi, tied)),
+        _ => None,
+    }
 }
 
 fn sopranos(melody: &Melody) -> Vec<Option<(u8, bool)>> {
-    melody.frames.iter().map(|frame| frame.soprano).collect()
+    melody.frames.iter().map(soprano).collect()
 }
 
 #[test]
@@ -37,7 +49,7 @@ fn a_melody_is_moved_to_c_major_or_a_minor_as_in_training() {
     for (fifths, by) in [(1, 5), (2, -2), (-1, -5), (-3, -3), (6, 6), (-6, 6), (4, -4)] {
         let melody = seen(&score_of(line(&[(71, 0.0, 0.25)]), fifths));
         assert_eq!((melody.transposition, melody.octaves), (by, 0), "{fifths} sharps");
-        assert_eq!(melody.frames[0].soprano, Some((71_u8.wrapping_add_signed(by), false)));
+        assert_eq!(soprano(&melody.frames[0]), Some((71_u8.wrapping_add_signed(by), false)));
     }
 }
 
@@ -45,7 +57,7 @@ fn a_melody_is_moved_to_c_major_or_a_minor_as_in_training() {
 fn the_user_may_say_the_key() {
     let score = score_of(line(&[(71, 0.0, 0.25)]), 0);
     let key = parse_key("e minor").expect("a key");
-    let melody = Melody::new(&score, &score.parts[0], Some(key), &music(36, 84)).expect("a melody");
+    let melody = of(&score, Some(key), &music(36, 84)).expect("a melody");
     assert_eq!(melody.transposition, 5);
 }
 
@@ -61,12 +73,12 @@ fn a_fermata_lies_on_all_frames_of_its_note() {
     let mut notes = line(&[(72, 0.0, 0.25), (74, 0.25, 0.5)]);
     notes[1].fermata = true;
     let score = score_of(notes, 0);
-    let fermatas: Vec<bool> = seen(&score).frames.iter().map(|frame| frame.fermata).collect();
+    let fermatas: Vec<bool> = seen(&score).frames.iter().map(|frame| frame.fermata == Some(true)).collect();
     assert_eq!(fermatas, [false, true, true]);
     let deaf: Vec<String> = spellings(60, 80).into_iter().filter(|word| word != "(.)").collect();
     let deaf = Vocabulary::new(&deaf).expect("a vocabulary");
-    let melody = Melody::new(&score, &score.parts[0], None, &deaf).expect("a melody");
-    assert!(melody.frames.iter().all(|frame| !frame.fermata));
+    let melody = of(&score, None, &deaf).expect("a melody");
+    assert!(melody.frames.iter().all(|frame| frame.fermata == Some(false)));
     assert!(melody.remarks[0].contains("no fermatas"));
 }
 
@@ -107,7 +119,7 @@ fn a_melody_far_from_the_soprano_is_seen_in_its_octave() {
         let melody = seen(&score_of(line(&[(low, 0.0, 1.0), (low + 4, 1.0, 1.0)]), 0));
         let moved = melody.octaves;
         assert!((moved - octaves).abs() <= 1 && (moved != 0) == (octaves != 0), "{low}: {moved}");
-        let pitch = melody.frames[0].soprano.map_or(0, |note| note.0);
+        let pitch = soprano(&melody.frames[0]).map_or(0, |note| note.0);
         assert!((60..=81).contains(&pitch), "{low} is seen as {pitch}");
         assert_eq!(melody.remarks.is_empty(), octaves == 0);
     }
@@ -116,8 +128,8 @@ fn a_melody_far_from_the_soprano_is_seen_in_its_octave() {
 #[test]
 fn a_note_that_the_model_does_not_know_is_seen_as_its_nearest_octave() {
     let score = score_of(line(&[(72, 0.0, 2.0), (83, 2.0, 0.25)]), 0);
-    let melody = Melody::new(&score, &score.parts[0], None, &music(60, 80)).expect("a melody");
-    assert_eq!(melody.frames[8].soprano, Some((71, false)));
+    let melody = of(&score, None, &music(60, 80)).expect("a melody");
+    assert_eq!(soprano(&melody.frames[8]), Some((71, false)));
     assert!(melody.remarks[0].starts_with("1 notes lie outside"), "{:?}", melody.remarks);
 }
 
@@ -144,7 +156,7 @@ fn parts_are_chosen_by_name_by_number_or_by_what_they_are() {
 fn impossible_melodies_are_errors() {
     let check = |notes: Vec<Note>| {
         let score = score_of(notes, 0);
-        Melody::new(&score, &score.parts[0], None, &music(36, 84)).map(|_| ())
+        of(&score, None, &music(36, 84)).map(|_| ())
     };
     assert_eq!(check(line(&[(72, 0.0, 1.0), (72, 8000.0, 1.0)])), Err(MelodyError::TooLong));
     assert!(matches!(check(Vec::new()), Err(MelodyError::NoNotes(_))));
@@ -172,4 +184,54 @@ fn the_signature_at_the_first_note_counts() {
     score.measures.push(Measure { start: beats(4.0), key, ..score.measures[0].clone() });
     assert_eq!(seen(&score).transposition, -2);
     assert_eq!(Pitch { midi: 71, step: 6, alter: 0 }, score.parts[0].notes[0].pitch);
+}
+
+#[test]
+fn voices_are_given_together_on_one_time_line() {
+    let mut score = score_of(line(&[(72, 1.0, 0.5)]), 1);
+    score.parts[0].name = "Soprano".into();
+    for (name, midi) in [("Alto", 67), ("Tenor", 60), ("Bass", 48)] {
+        score.parts.push(Part { name: name.into(), notes: line(&[(midi, 0.75, 1.0)]), ..Part::default() });
+    }
+    assert_eq!(choose_parts(&score, &[0, 3], None), Ok(([Some(0), None, None, Some(3)], None)));
+    let given = [Some(0), None, None, Some(3)];
+    let melody = Melody::new(&score, &given, None, Phrases::Auto, &music(36, 84)).expect("a melody");
+    assert_eq!((melody.first_frame, melody.frames.len(), melody.octaves), (3, 4, 0));
+    let voices: Vec<[Given; VOICES]> = melody.frames.iter().map(|frame| frame.voices).collect();
+    let (bass, held) = (Given::Note { midi: 53, tied: false }, Given::Note { midi: 53, tied: true });
+    let note = |tied| Given::Note { midi: 77, tied };
+    assert_eq!(voices[0], [Given::Rest, Given::Free, Given::Free, bass]);
+    assert_eq!(voices[1], [note(false), Given::Free, Given::Free, held]);
+    assert_eq!(voices[2], [note(true), Given::Free, Given::Free, held]);
+    assert_eq!(voices[3], [Given::Rest, Given::Free, Given::Free, held]);
+}
+
+#[test]
+fn a_lone_part_may_be_any_voice_and_a_missing_one_is_said() {
+    let mut score = score_of(line(&[(40, 0.0, 1.0)]), 0);
+    assert_eq!(choose_parts(&score, &[3], None), Ok(([None, None, None, Some(0)], None)));
+    let melody = Melody::new(&score, &[None, None, None, Some(0)], None, Phrases::Auto, &music(36, 84));
+    assert_eq!(melody.map(|melody| melody.octaves), Ok(0), "a bass is where it belongs");
+    score.parts[0].name = "Bass".into();
+    assert!(
+        matches!(choose_parts(&score, &[0, 3], None), Err(MelodyError::NoPart { wanted, .. }) if wanted == "soprano")
+    );
+}
+
+#[test]
+fn the_last_note_of_a_phrase_has_a_cadence_at_its_onset_and_end() {
+    let mut notes = line(&[(72, 0.0, 1.0), (74, 1.0, 1.0), (72, 3.0, 1.0), (72, 4.0, 1.0)]);
+    notes[1].fermata = true;
+    let melody = seen(&score_of(notes, 0));
+    let cadences: Vec<usize> =
+        (0..melody.frames.len()).filter(|&at| melody.frames[at].cadence == Some(Cadence::Phrase)).collect();
+    assert_eq!(cadences, [4, 7]);
+    let last: Vec<usize> = (0..melody.frames.len())
+        .filter(|&at| melody.frames[at].cadence == Some(Cadence::Piece { minor: false }))
+        .collect();
+    assert_eq!(last, [16, 19]);
+    // Behind the phrase the melody rests, and so may the others.
+    let rests: Vec<usize> =
+        (0..melody.frames.len()).filter(|&at| melody.frames[at].between_phrases).collect();
+    assert_eq!(rests, [8, 9, 10, 11]);
 }
