@@ -1,6 +1,7 @@
 //! Scores in, scores out, corpora and the token encoding. Pure: bytes in, values out; no network, no clock.
 
 pub mod corpus;
+pub mod counterpoint;
 pub mod decode;
 pub mod edition;
 pub mod encode;
