@@ -7,6 +7,7 @@ use kapell_model::checkpoint::CheckpointError;
 use kapell_model::decode::{DecodeError, MelodyError, VocabularyError};
 use kapell_model::infer::LoadError;
 use kapell_music::read::ReadError;
+use kapell_music::write::wav::WavError;
 
 /// Why there is no score.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +40,13 @@ pub(crate) enum MusicError {
     Ranges(String),
     #[error("--variations are drawn: they want --search sample")]
     Variations,
-    #[error("{0} is not in this version")]
-    NotYet(&'static str),
     #[error("{name} must be {wanted}, not {got}")]
     Option { name: &'static str, wanted: &'static str, got: f64 },
-    #[error("what kind of file is {}? Its name must end in .musicxml, .mid or .txt", .0.display())]
+    #[error("{}: {source}", path.display())]
+    SoundFont { path: PathBuf, source: WavError },
+    #[error(transparent)]
+    Wav(#[from] WavError),
+    #[error("what kind of file is {}? Its name must end in .musicxml, .mid, .wav, .svg or .txt", .0.display())]
     Ending(PathBuf),
     #[error("{} is named twice as an output", .0.display())]
     Twice(PathBuf),
@@ -82,17 +85,11 @@ impl MusicError {
             Self::Model { .. } => "bad-model",
             Self::Vocabulary(_) | Self::Unknown(_) | Self::Stuck(_) => "wrong-model",
             Self::Melody(_) => "bad-melody",
-            Self::NotYet(_) => "not-in-this-version",
-            Self::Key(_)
-            | Self::Phrases(_)
-            | Self::Voice(_)
-            | Self::AllGiven
-            | Self::Ranges(_)
-            | Self::Variations
-            | Self::Option { .. }
-            | Self::Ending(_)
-            | Self::Twice(_)
-            | Self::Melodys(_) => "usage",
+            Self::SoundFont { .. } => "bad-soundfont",
+            Self::Wav(_) => "too-long",
+            Self::Key(_) | Self::Option { .. } | Self::Ending(_) | Self::Twice(_) | Self::Melodys(_) => {
+                "usage"
+            }
         }
     }
 
@@ -119,7 +116,8 @@ impl MusicError {
             Self::AllGiven => "leave out the voices that are to be found",
             Self::Ranges(_) => "the default is --ranges 60-81,53-74,48-69,36-64",
             Self::Variations => "add --search sample, or leave --search out",
-            Self::NotYet(_) => "write .musicxml or .mid",
+            Self::SoundFont { .. } => "name a SoundFont in the SF2 format, or leave --soundfont out for the built-in organ",
+            Self::Wav(_) => "write .musicxml or .mid, or cut the melody into movements",
             Self::Key(_) => "write it like G, Bb, \"f# minor\" or \"E-flat major\"",
             Self::Option { .. } => "for always the likeliest notes: --search greedy",
             Self::Ending(_) => "for example: -o hymn-satb.musicxml -o hymn-satb.mid",

@@ -36,10 +36,13 @@ pub(crate) struct HarmonizeArgs {
     /// A MusicXML file (.musicxml, .xml, .mxl), or one of the built-in melodies twinkle, ode_to_joy, old_hundredth,
     /// frere_jacques.
     pub(crate) melody: String,
-    /// Where to write: .musicxml, .mid, or .txt for the model's tokens. May be given several times. By default
-    /// the melody's name with .harmonized.musicxml, here.
+    /// Where to write: .musicxml, .mid, .wav, .svg, or .txt for the model's tokens. May be given several times. By
+    /// default the melody's name with .harmonized.musicxml, here.
     #[arg(short, long, value_name = "OUT", value_delimiter = ',')]
     pub(crate) output: Vec<PathBuf>,
+    /// For .wav: a SoundFont (.sf2) whose choir sings, instead of the built-in organ.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) soundfont: Option<PathBuf>,
     /// A model of the coordinator's registry, or a folder with one.
     #[arg(long, value_name = "REF|DIR")]
     pub(crate) model: Option<String>,
@@ -89,10 +92,13 @@ pub(crate) struct HarmonizeArgs {
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ComposeArgs {
-    /// Where to write: .musicxml, .mid, or .txt for the model's tokens. May be given several times. By default
-    /// composition-SEED.musicxml, here.
+    /// Where to write: .musicxml, .mid, .wav, .svg, or .txt for the model's tokens. May be given several times. By
+    /// default composition-SEED.musicxml, here.
     #[arg(short, long, value_name = "OUT", value_delimiter = ',')]
     pub(crate) output: Vec<PathBuf>,
+    /// For .wav: a SoundFont (.sf2) whose choir sings, instead of the built-in organ.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) soundfont: Option<PathBuf>,
     /// A model of the coordinator's registry, or a folder with one.
     #[arg(long, value_name = "REF|DIR")]
     pub(crate) model: Option<String>,
@@ -190,7 +196,8 @@ impl Melody {
         let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
         let voices = options::voices(&args.given)?;
         let (score, name) = read_melody(&args.melody)?;
-        let outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
+        let mut outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
+        output::play_with(&mut outputs, args.soundfont.as_deref())?;
         output::spare_the_melody(&outputs, &args.melody)?;
         let (given, which) = choose_parts(&score, &voices, args.part.as_deref())?;
         let remarks = which.into_iter().chain(options::unused(args, kind)).collect();
@@ -239,9 +246,10 @@ pub(crate) fn compose(
     model_dir: &Path,
     model_label: &str,
 ) -> Result<PieceReport, MusicError> {
-    let seed = args.seed.unwrap_or_else(options::new_seed);
-    let sampling = options::sampling(args.temperature, None, seed)?;
-    let outputs = output::targets(&args.output, || format!("composition-{seed}.musicxml"))?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let search = Search::Sample(sampling(args.temperature, None, seed)?);
+    let mut outputs = output::targets(&args.output, || format!("composition-{seed}.musicxml"))?;
+    output::play_with(&mut outputs, args.soundfont.as_deref())?;
     let (model, vocabulary) = load(model_dir)?;
     let title = format!("Composition {seed}");
     let composition =

@@ -6,21 +6,24 @@ use std::path::{Path, PathBuf};
 use kapell_model::decode::Piece;
 use kapell_music::read::read_score;
 use kapell_music::score::{Measure, Note, Part, Pitch, Score};
-use kapell_music::write::{write_midi, write_musicxml};
+use kapell_music::write::wav::{Instrument, SoundFont, write_wav};
+use kapell_music::write::{write_midi, write_musicxml, write_svg};
 
 use super::MusicError;
 
 /// A file to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Target {
     path: PathBuf,
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Format {
     MusicXml,
     Midi,
+    Wav(Instrument),
+    Svg,
     /// One token a line.
     Tokens,
 }
@@ -46,10 +49,24 @@ fn format_of(path: &Path) -> Result<Format, MusicError> {
         Some("musicxml" | "xml") => Ok(Format::MusicXml),
         Some("mid" | "midi") => Ok(Format::Midi),
         Some("txt") => Ok(Format::Tokens),
-        Some("wav") => Err(MusicError::NotYet("sound (.wav)")),
-        Some("svg") => Err(MusicError::NotYet("engraving (.svg)")),
+        Some("wav") => Ok(Format::Wav(Instrument::Organ)),
+        Some("svg") => Ok(Format::Svg),
         _ => Err(MusicError::Ending(path.to_owned())),
     }
+}
+
+/// Has the sound files among the targets played by a SoundFont, if one is named.
+pub(super) fn play_with(targets: &mut [Target], soundfont: Option<&Path>) -> Result<(), MusicError> {
+    let Some(path) = soundfont else { return Ok(()) };
+    let failed = |source| MusicError::Io { doing: "read", path: path.to_owned(), source };
+    let font = SoundFont::read(&fs::read(path).map_err(failed)?)
+        .map_err(|source| MusicError::SoundFont { path: path.to_owned(), source })?;
+    for target in targets {
+        if let Format::Wav(instrument) = &mut target.format {
+            *instrument = Instrument::SoundFont(font.clone());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to write over the melody's own file.
@@ -69,6 +86,8 @@ pub(super) fn write(targets: Vec<Target>, piece: &Piece) -> Result<Vec<PathBuf>,
         let bytes = match format {
             Format::MusicXml => write_musicxml(&piece.score).into_bytes(),
             Format::Midi => write_midi(&piece.score),
+            Format::Wav(instrument) => write_wav(&piece.score, &instrument)?,
+            Format::Svg => write_svg(&piece.score).into_bytes(),
             Format::Tokens => {
                 piece.tokens.iter().flat_map(|token| format!("{token}\n").into_bytes()).collect()
             }

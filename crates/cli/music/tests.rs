@@ -85,6 +85,16 @@ fn a_report_has_the_fields_of_the_contract() {
 }
 
 #[test]
+fn sound_and_pictures_are_written_by_the_ending_of_their_names() {
+    let dir = workplace();
+    let outputs = ["a.wav", "a.svg"].map(|name| dir.path().join(name)).to_vec();
+    let args = HarmonizeArgs::of_melody("twinkle", outputs.clone());
+    harmonize(&args, &dir.path().join("model"), "m:1").expect("a score");
+    let begin = |path: &Path| fs::read(path).expect("a file")[..4].to_vec();
+    assert_eq!((begin(&outputs[0]), begin(&outputs[1])), (b"RIFF".to_vec(), b"<svg".to_vec()));
+}
+
+#[test]
 fn a_seed_makes_the_same_piece_again() {
     let dir = workplace();
     let piece = |name: &str, seed: u64| {
@@ -165,7 +175,8 @@ fn wrong_arguments_say_what_would_be_right() {
     check_error(run(|args| args.ranges = Some("60-81,53-74".into())), 2, "usage", "60-81,53-74");
     let beams = |args: &mut HarmonizeArgs| (args.search, args.variations) = (Some(SearchKind::Beam), Some(2));
     check_error(run(beams), 2, "usage", "--variations");
-    check_error(run(|args| args.output = vec!["x.wav".into()]), 2, "not-in-this-version", ".wav");
+    check_error(run(|args| args.soundfont = Some("no.sf2".into())), 2, "io", "no.sf2");
+    check_error(run(|args| args.soundfont = Some("Cargo.toml".into())), 2, "bad-soundfont", "Cargo.toml");
     check_error(run(|args| args.output = vec!["x.pdf".into()]), 2, "usage", ".musicxml");
     check_error(run(|args| args.output = vec!["x.mid".into(), "x.mid".into()]), 2, "usage", "twice");
     check_error(run(|args| args.output = vec!["no/such/folder/x.mid".into()]), 2, "io", "no/such/folder");
