@@ -19,6 +19,8 @@ pub enum DataError {
     NothingHeldOut { part: &'static str },
     #[error("piece {piece} has the token {token}, and the vocabulary ends at {vocabulary}")]
     UnknownToken { piece: String, token: u16, vocabulary: usize },
+    #[error("piece {piece} has the token {token}, which the model does not know")]
+    UnknownWord { piece: String, token: String },
 }
 
 /// The training tokens as B parallel rows in windows of T.

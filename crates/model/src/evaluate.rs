@@ -75,27 +75,19 @@ pub(crate) fn evaluate_unless(
     Ok(score(abandon, weights, &sequences, threads))
 }
 
+/// The nats of every token but the first of each stream, each stream from a zero state.
+///
+/// # Panics
+/// If a token is not below the weights' V.
+pub(crate) fn token_nats(weights: &Weights, streams: &[Vec<u16>], threads: usize) -> Vec<Vec<f64>> {
+    let never = AtomicBool::new(false);
+    let streams: Vec<&[u16]> = streams.iter().map(Vec::as_slice).collect();
+    score_each(&never, weights, &streams, threads, Vec::new, |nats, one| nats.push(one))
+}
+
 fn score(abandon: &AtomicBool, weights: &Weights, sequences: &[Sequence<'_>], threads: usize) -> Evaluation {
-    let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|&place| (std::cmp::Reverse(sequences[place].tokens.len()), place));
-    let mut team = Team::new(threads.min(sequences.len()));
-    let mut packed = Packed::new(&weights.architecture, false);
-    packed.pack(weights, &mut team);
-    // A sequence's numbers do not depend on the rows beside it, so that threads may deal them out as they like.
-    let share = |thread| order.iter().skip(thread).step_by(team.threads()).copied().collect::<Vec<usize>>();
-    let mut shares: Vec<(Vec<usize>, Vec<f64>)> =
-        (0..team.threads()).map(|thread| (share(thread), Vec::new())).collect();
-    team.each(&mut shares, |(places, nats)| {
-        let mut scorer = Scorer::new(abandon, weights, &packed, places.len().min(ROWS));
-        for group in places.chunks(ROWS) {
-            let tokens: Vec<&[u16]> = group.iter().map(|&place| &*sequences[place].tokens).collect();
-            nats.extend(scorer.score(&tokens));
-        }
-    });
-    let mut nats = vec![0.0; sequences.len()];
-    for (place, row) in shares.into_iter().flat_map(|(places, nats)| places.into_iter().zip(nats)) {
-        nats[place] = row;
-    }
+    let streams: Vec<&[u16]> = sequences.iter().map(|sequence| &*sequence.tokens).collect();
+    let nats = score_each(abandon, weights, &streams, threads, || 0.0, |total: &mut f64, one| *total += one);
     let losses = sequences.iter().zip(nats).map(|(sequence, nats)| PieceLoss {
         piece: sequence.name.clone(),
         tokens: sequence.tokens.len() as u64 - 1,
@@ -105,6 +97,40 @@ fn score(abandon: &AtomicBool, weights: &Weights, sequences: &[Sequence<'_>], th
     let tokens = pieces.iter().map(|piece| piece.tokens).sum();
     let total: f64 = pieces.iter().map(|piece| piece.nats).sum();
     Evaluation { loss: total / wide(tokens), tokens, pieces }
+}
+
+/// Feeds each sequence's nats, position by position, to its own sum of any kind.
+fn score_each<N: Send>(
+    abandon: &AtomicBool,
+    weights: &Weights,
+    sequences: &[&[u16]],
+    threads: usize,
+    empty: impl Fn() -> N + Sync,
+    add: impl Fn(&mut N, f64) + Sync,
+) -> Vec<N> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&place| (std::cmp::Reverse(sequences[place].len()), place));
+    let mut team = Team::new(threads.min(sequences.len()).max(1));
+    let mut packed = Packed::new(&weights.architecture, false);
+    packed.pack(weights, &mut team);
+    // A sequence's numbers do not depend on the rows beside it, so that threads may deal them out as they like.
+    let share = |thread| order.iter().skip(thread).step_by(team.threads()).copied().collect::<Vec<usize>>();
+    let mut shares: Vec<(Vec<usize>, Vec<N>)> =
+        (0..team.threads()).map(|thread| (share(thread), Vec::new())).collect();
+    team.each(&mut shares, |(places, nats)| {
+        let mut scorer = Scorer::new(abandon, weights, &packed, places.len().min(ROWS));
+        for group in places.chunks(ROWS) {
+            let tokens: Vec<&[u16]> = group.iter().map(|&place| sequences[place]).collect();
+            let mut sums: Vec<N> = group.iter().map(|_| empty()).collect();
+            scorer.score(&tokens, |row, one| add(&mut sums[row], one));
+            nats.extend(sums);
+        }
+    });
+    let mut nats: Vec<Option<N>> = sequences.iter().map(|_| None).collect();
+    for (place, sum) in shares.into_iter().flat_map(|(places, nats)| places.into_iter().zip(nats)) {
+        nats[place] = Some(sum);
+    }
+    nats.into_iter().map(|sum| sum.unwrap_or_else(&empty)).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
@@ -155,9 +181,8 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    /// Summed nats of each sequence; they are sorted by length, the longest first.
-    fn score(&mut self, sequences: &[&[u16]]) -> Vec<f64> {
-        let mut totals = vec![0.0; sequences.len()];
+    /// Hands out the nats of each sequence (row), position by position; they are sorted by length, the longest first.
+    fn score(&mut self, sequences: &[&[u16]], mut each: impl FnMut(usize, f64)) {
         for (h, c) in &mut self.states {
             h.fill(0.0);
             c.fill(0.0);
@@ -176,20 +201,19 @@ impl<'a> Scorer<'a> {
             let (inputs, targets) = (positions(0), positions(1));
             for layer in 0..self.states.len() {
                 if self.abandon.load(Ordering::Relaxed) {
-                    return totals;
+                    return;
                 }
                 self.layer(layer, steps, running, &inputs);
             }
             self.loss(steps, running, &targets);
-            for (place, nats) in self.nats[..steps * running].iter().enumerate() {
+            for (place, &nats) in self.nats[..steps * running].iter().enumerate() {
                 let (step, row) = (place / running, place % running);
                 if token(step + 1, row).is_some() {
-                    totals[row] += nats;
+                    each(row, nats);
                 }
             }
             start += steps;
         }
-        totals
     }
 
     /// A layer over `steps` steps of the first `rows` rows; its output goes to `x`.

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod evaluate;
 pub mod infer;
 mod kernels;
+pub mod measure;
 mod numerics;
 pub mod philox;
 pub mod reference;

@@ -56,7 +56,7 @@ trait Source {
 pub fn write_wav(score: &Score, instrument: &Instrument) -> Result<Vec<u8>, WavError> {
     let timeline = Timeline::new(score);
     let seconds = timeline.seconds + tail(instrument);
-    if !(seconds <= SECONDS_MAX) {
+    if seconds > SECONDS_MAX || !seconds.is_finite() {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates")]
         let minutes = (seconds / 60.0).ceil() as u64;
         return Err(WavError::TooLong { minutes });

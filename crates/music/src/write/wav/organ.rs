@@ -12,8 +12,8 @@ const DRAWBARS: [(f32, f32); 5] = [(1.0, 1.0), (2.0, 0.45), (3.0, 0.2), (4.0, 0.
 const HIGHEST: f32 = 18_000.0;
 /// Samples of one period in a table.
 const TABLE: usize = 2048;
-const ATTACK_SECONDS: f64 = 0.03;
-const RELEASE_SECONDS: f64 = 0.09;
+const ATTACK_SECONDS: f32 = 0.03;
+const RELEASE_SECONDS: f32 = 0.09;
 /// So much of a note's end belongs to its release, so that a repeated note is heard as struck again.
 const LIFT_SECONDS: f64 = 0.04;
 /// Where the parts stand from left (-1) to right (1), in turn.
@@ -85,7 +85,7 @@ impl Source for Organ<'_> {
 
 impl Pipe {
     fn silent_from(&self) -> usize {
-        self.lifted + sample_at(RELEASE_SECONDS)
+        self.lifted + sample_at(f64::from(RELEASE_SECONDS))
     }
 
     /// Adds its share of the samples from `at` on.
@@ -104,8 +104,7 @@ impl Pipe {
 
     /// Rises and falls like half a cosine, so that nothing clicks; a release may come before the attack is done.
     fn loudness(&self, sample: usize) -> f32 {
-        let part =
-            |samples: usize, seconds: f64| (samples as f32 / (seconds as f32 * SAMPLE_RATE as f32)).min(1.0);
+        let part = |samples: usize, seconds: f32| (samples as f32 / (seconds * SAMPLE_RATE as f32)).min(1.0);
         let rising = part(sample.saturating_sub(self.start), ATTACK_SECONDS);
         let falling = part(sample.saturating_sub(self.lifted), RELEASE_SECONDS);
         (0.5 - 0.5 * (PI * rising).cos()) * (0.5 + 0.5 * (PI * falling).cos())
