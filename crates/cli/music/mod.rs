@@ -13,8 +13,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use kapell_model::decode::melody::choose_parts;
 use kapell_model::decode::{
-    self, COMPOSITION_FRAMES_MAX, Composition, Phrases, Piece, Prepared, Request, Rules, Search, Tonality,
-    VOICES, Vocabulary, search,
+    self, COMPOSITION_FRAMES_MAX, Composition, Phrases, Piece, Prepared, Request, Rules, Tonality, VOICES,
+    Vocabulary, search,
 };
 use kapell_model::infer::{Model, Stepper};
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
@@ -181,8 +181,8 @@ pub(crate) struct Melody {
     phrases: Phrases,
     rules: Rules,
     kind: SearchKind,
-    /// One a piece, with its seed where it is drawn.
-    searches: Vec<(Search, Option<u64>)>,
+    /// One a piece.
+    searches: Vec<options::Seeded>,
     outputs: Vec<output::Target>,
     remarks: Vec<String>,
 }

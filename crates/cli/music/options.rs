@@ -5,8 +5,11 @@ use kapell_music::voices::VOICE_NAMES;
 
 use super::{HarmonizeArgs, MusicError, SearchKind};
 
-/// How notes are chosen, and a search a piece with its seed where it is drawn.
-pub(super) fn searches(args: &HarmonizeArgs) -> Result<(SearchKind, Vec<(Search, Option<u64>)>), MusicError> {
+/// A search, and its seed where it draws.
+pub(super) type Seeded = (Search, Option<u64>);
+
+/// How notes are chosen, and a search a piece.
+pub(super) fn searches(args: &HarmonizeArgs) -> Result<(SearchKind, Vec<Seeded>), MusicError> {
     let variations = args.variations.unwrap_or(1);
     let default = if variations > 1 { SearchKind::Sample } else { SearchKind::Beam };
     let kind = args.search.unwrap_or(default);
@@ -80,8 +83,8 @@ pub(super) fn voices(given: &[String]) -> Result<Vec<usize>, MusicError> {
     let mut voices = Vec::new();
     for name in given {
         let name = name.trim().to_lowercase();
-        let is = |voice: &&str| **voice == name || (name.len() == 1 && voice.starts_with(&name));
-        let voice = VOICE_NAMES.iter().position(|voice| is(&voice));
+        let is = |voice: &&str| *voice == name || (name.len() == 1 && voice.starts_with(&name));
+        let voice = VOICE_NAMES.iter().position(is);
         voices.push(voice.ok_or(MusicError::Voice(name))?);
     }
     voices.sort_unstable();

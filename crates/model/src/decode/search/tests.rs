@@ -104,7 +104,7 @@ fn the_likelihood_counts_all_tokens_after_start_among_the_whole_vocabulary() {
 fn trap(said: &[Token]) -> Vec<(Token, f32)> {
     let mut logits: Vec<(Token, f32)> = music(48, 72).iter().map(|(_, token)| (token, -20.0)).collect();
     match said {
-        [Token::Start, first] if matches!(first, Token::Note { .. }) => {
+        [Token::Start, Token::Note { .. }] => {
             logits.extend([(note(60, false), 1.0), (note(64, false), 0.5)]);
         }
         [.., Token::Note { midi: 64, .. }] => logits.extend([(Token::FrameEnd, 5.0), (Token::End, 5.0)]),
