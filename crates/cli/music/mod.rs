@@ -246,8 +246,8 @@ pub(crate) fn compose(
     model_dir: &Path,
     model_label: &str,
 ) -> Result<PieceReport, MusicError> {
-    let seed = args.seed.unwrap_or_else(new_seed);
-    let search = Search::Sample(sampling(args.temperature, None, seed)?);
+    let seed = args.seed.unwrap_or_else(options::new_seed);
+    let sampling = options::sampling(args.temperature, None, seed)?;
     let mut outputs = output::targets(&args.output, || format!("composition-{seed}.musicxml"))?;
     output::play_with(&mut outputs, args.soundfont.as_deref())?;
     let (model, vocabulary) = load(model_dir)?;
