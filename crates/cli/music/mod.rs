@@ -13,7 +13,7 @@ use kapell_model::decode::melody::choose_part;
 use kapell_model::decode::{self, COMPOSITION_FRAMES_MAX, Piece, Sampling, Search, Tonality, Vocabulary};
 use kapell_model::infer::Model;
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
-use kapell_music::score::Score;
+use kapell_music::score::{Credit, KeySignature, Score};
 use serde::Serialize;
 
 pub(crate) use error::MusicError;
@@ -156,11 +156,15 @@ impl<'a> Melody<'a> {
     pub(crate) fn read(args: &'a HarmonizeArgs) -> Result<Self, MusicError> {
         let (search, seed) = search_of(args)?;
         let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
-        let (score, name) = read_melody(&args.melody)?;
+        let (mut score, name) = read_melody(&args.melody)?;
+        if let (Some(tonality), true) = (tonality, score.key_guessed) {
+            score.declare_key(KeySignature { fifths: tonality.fifths, mode: Some(tonality.key.mode) });
+        }
         let outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
         output::spare_the_melody(&outputs, &args.melody)?;
         let (part, which) = choose_part(&score, args.part.as_deref())?;
-        let mut remarks: Vec<String> = which.into_iter().collect();
+        let mut remarks: Vec<String> = which.into_iter().chain(score.remarks.iter().cloned()).collect();
+        remarks.extend(score.parts[part].remarks.iter().map(|remark| format!("the melody is {remark}")));
         if search == Search::Greedy && (args.temperature, args.top_p, args.seed) != (None, None, None) {
             remarks.push("--temperature, --top-p and --seed count with --search sample only".to_owned());
         }
@@ -171,8 +175,10 @@ impl<'a> Melody<'a> {
     /// report calls the model.
     pub(crate) fn harmonize(self, model_dir: &Path, model_label: &str) -> Result<PieceReport, MusicError> {
         let (model, vocabulary) = load(model_dir)?;
-        let piece =
+        let mut piece =
             decode::harmonize(&model, &vocabulary, &self.score, self.part, self.tonality, self.search)?;
+        let name = format!("kapell {}, model {model_label}", env!("CARGO_PKG_VERSION"));
+        piece.score.credits.push(Credit { kind: "arranger".to_owned(), name });
         let kept = output::is_melody_kept(&self.score, self.part, &piece.score);
         let mut report = report(&piece, self.outputs, model_label, self.args.search, self.seed)?;
         report.melody_kept = Some(kept);

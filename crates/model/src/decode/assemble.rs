@@ -1,6 +1,6 @@
 //! Four voices on the grid, back to a score in the melody's own key, metre and measures.
 
-use kapell_music::score::{KeySignature, Measure, Note, Part, Score, TICKS_PER_FRAME};
+use kapell_music::score::{KeySignature, Measure, Notation, Note, Part, Score, TICKS_PER_FRAME};
 use kapell_music::write::spelling::spell;
 
 use super::voices::{Frame, Sung, VOICES};
@@ -26,15 +26,9 @@ pub(super) struct Setting<'a> {
 
 /// The melody's score with its part as it is and three voices under it.
 pub(super) fn harmonized(score: &Score, part: usize, setting: Setting<'_>) -> Score {
-    let notes = score.parts[part].notes.clone();
-    let melody = Part { id: "P1".into(), name: PART_NAMES[0].into(), notes, written_until: 0 };
-    let mut piece = Score {
-        title: score.title.clone(),
-        composer: score.composer.clone(),
-        parts: vec![melody],
-        measures: score.measures.clone(),
-        tempo: score.tempo,
-    };
+    let melody = score.parts[part].clone();
+    let melody = Part { id: "P1".into(), name: PART_NAMES[0].into(), written_until: 0, ..melody };
+    let mut piece = Score { parts: vec![melody], ..score.clone() };
     // Of the melody's notes and the measures: other parts of its score, and rests after its end, may reach further.
     let end = piece.duration();
     piece.parts.extend((1..VOICES).map(|voice| sung_part(voice, setting, end)));
@@ -51,14 +45,12 @@ pub(super) fn composed(setting: Setting<'_>, title: String) -> Score {
         duration: length,
         time: (4, 4),
         key: KeySignature { fifths: setting.fifths, mode: None },
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
+        ..Measure::default()
     };
     let measures: Vec<Measure> = (0..count).map(|at| measure(ticks(at * MEASURE_FRAMES), at + 1)).collect();
     let end = ticks(count * MEASURE_FRAMES);
     let parts = (0..VOICES).map(|voice| sung_part(voice, setting, end)).collect();
-    Score { title: Some(title), composer: None, parts, measures, tempo: None }
+    Score { title: Some(title), parts, measures, ..Score::default() }
 }
 
 fn ticks(frames: usize) -> i64 {
@@ -87,7 +79,13 @@ fn sung_part(voice: usize, setting: Setting<'_>, end: i64) -> Part {
         }
         sounding = true;
     }
-    Part { id: format!("P{}", voice + 1), name: PART_NAMES[voice].into(), notes, written_until: end }
+    Part {
+        id: format!("P{}", voice + 1),
+        name: PART_NAMES[voice].into(),
+        notes,
+        written_until: end,
+        ..Part::default()
+    }
 }
 
 fn struck(midi: u8, onset: i64, duration: i64, fermata: bool, setting: Setting<'_>) -> Note {
@@ -100,6 +98,6 @@ fn struck(midi: u8, onset: i64, duration: i64, fermata: bool, setting: Setting<'
         tie_to: false,
         fermata,
         voice: 1,
-        lyric: None,
+        notation: Notation::default(),
     }
 }
