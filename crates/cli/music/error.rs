@@ -87,9 +87,16 @@ impl MusicError {
             Self::Melody(_) => "bad-melody",
             Self::SoundFont { .. } => "bad-soundfont",
             Self::Wav(_) => "too-long",
-            Self::Key(_) | Self::Option { .. } | Self::Ending(_) | Self::Twice(_) | Self::Melodys(_) => {
-                "usage"
-            }
+            Self::Key(_)
+            | Self::Phrases(_)
+            | Self::Voice(_)
+            | Self::AllGiven
+            | Self::Ranges(_)
+            | Self::Variations
+            | Self::Option { .. }
+            | Self::Ending(_)
+            | Self::Twice(_)
+            | Self::Melodys(_) => "usage",
         }
     }
 

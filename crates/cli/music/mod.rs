@@ -18,7 +18,7 @@ use kapell_model::decode::{
 };
 use kapell_model::infer::{Model, Stepper};
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
-use kapell_music::score::Score;
+use kapell_music::score::{Credit, KeySignature, Score};
 use serde::Serialize;
 
 pub(crate) use error::MusicError;
@@ -195,12 +195,19 @@ impl Melody {
         let phrases = args.phrases.as_deref().map(str::parse).transpose()?.unwrap_or_default();
         let tonality = args.key.as_deref().map(decode::parse_key).transpose()?;
         let voices = options::voices(&args.given)?;
-        let (score, name) = read_melody(&args.melody)?;
+        let (mut score, name) = read_melody(&args.melody)?;
+        if let (Some(tonality), true) = (tonality, score.key_guessed) {
+            score.declare_key(KeySignature { fifths: tonality.fifths, mode: Some(tonality.key.mode) });
+        }
         let mut outputs = output::targets(&args.output, || format!("{name}.harmonized.musicxml"))?;
         output::play_with(&mut outputs, args.soundfont.as_deref())?;
         output::spare_the_melody(&outputs, &args.melody)?;
         let (given, which) = choose_parts(&score, &voices, args.part.as_deref())?;
-        let remarks = which.into_iter().chain(options::unused(args, kind)).collect();
+        let mut remarks: Vec<String> = which.into_iter().chain(score.remarks.iter().cloned()).collect();
+        for part in given.iter().flatten().map(|&index| &score.parts[index]) {
+            remarks.extend(part.remarks.iter().map(|remark| format!("the melody is {remark}")));
+        }
+        remarks.extend(options::unused(args, kind));
         Ok(Self { score, given, tonality, phrases, rules, kind, searches, outputs, remarks })
     }
 
@@ -227,7 +234,9 @@ impl Melody {
         let several = runs.len() > 1;
         let mut reports = Vec::with_capacity(runs.len());
         for (at, (run, &(_, seed))) in runs.iter().zip(&self.searches).enumerate() {
-            let piece = prepared.piece(&self.score, run.decoded().map_err(decode::DecodeError::from)?);
+            let mut piece = prepared.piece(&self.score, run.decoded().map_err(decode::DecodeError::from)?);
+            let name = format!("kapell {}, model {model_label}", env!("CARGO_PKG_VERSION"));
+            piece.score.credits.push(Credit { kind: "arranger".to_owned(), name });
             let parts = self.given.iter().enumerate().filter_map(|(voice, index)| Some((voice, (*index)?)));
             let kept = output::are_parts_kept(&self.score, parts, &piece.score);
             let outputs = output::numbered(&self.outputs, several.then_some(at + 1));

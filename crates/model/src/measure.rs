@@ -81,6 +81,7 @@ impl Reference {
             name: VOICE_NAMES[voice].to_owned(),
             notes: self.notes(voice),
             written_until: ticks(self.frames.len()),
+            ..Part::default()
         });
         Score { parts: parts.collect(), ..Score::default() }
     }
@@ -105,11 +106,8 @@ impl Reference {
                     onset: ticks(at),
                     duration: TICKS_PER_FRAME,
                     pitch: spell(note.midi, 0),
-                    tie_from: false,
-                    tie_to: false,
                     fermata,
-                    voice: 1,
-                    lyric: None,
+                    ..Note::default()
                 }),
             }
             sounds = true;

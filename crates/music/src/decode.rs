@@ -1,7 +1,7 @@
 //! Tokens back to frames, and frames to four voices: the inverse of the encoding.
 
 use crate::encode::Token;
-use crate::score::{Note, TICKS_PER_FRAME};
+use crate::score::{Notation, Note, TICKS_PER_FRAME};
 use crate::voices::VOICE_NAMES;
 use crate::write::spelling::spell;
 
@@ -122,7 +122,7 @@ impl Sung {
             tie_to: self.tie_to,
             fermata: self.fermata,
             voice: 1,
-            lyric: None,
+            notation: Notation::default(),
         })
     }
 }

@@ -141,14 +141,11 @@ fn the_five_entities_of_xml_and_characters_by_number_are_read() {
 #[test]
 fn what_is_no_musicxml_is_named_with_a_way_out() {
     let mscz = zipped(&[("META-INF/container.xml", b"<container/>"), ("tune.mscx", b"<museScore/>")]);
-    let cases: [(&[u8], &str); 10] = [
+    let finale = zipped(&[("NotationMetadata.xml", b"<metadata/>"), ("score.dat", b"x")]);
+    let cases: [(&[u8], &str); 13] = [
         (b"", "tune.xml: an empty file; copy or export the score again"),
         (&mscz, "tune.xml: a MuseScore file; in MuseScore: File > Export > MusicXML"),
         (b"<museScore version='3'/>", "tune.xml: a MuseScore file; in MuseScore: File > Export > MusicXML"),
-        (
-            b"MThd\0\0\0\x06",
-            "tune.xml: a MIDI file, and scores are read from MusicXML; open it in a notation program and export it",
-        ),
         (b"%PDF-1.7", "tune.xml: a PDF; export MusicXML from the program that made it"),
         (
             b"**kern\n4c",
@@ -156,12 +153,32 @@ fn what_is_no_musicxml_is_named_with_a_way_out() {
         ),
         (b"<html><body/></html>", "tune.xml: XML, but not MusicXML; export the score as MusicXML"),
         (b"<!-- nothing -->", "tune.xml: XML without an element; export the score as MusicXML"),
-        (b"\x7fELF", "tune.xml: not a score that is known here; export it as MusicXML"),
-        (b"X:1\nT:Tune", "tune.xml: not a score that is known here; export it as MusicXML"),
+        (b"\x7fELF", "tune.xml: not a score that is known here; export it as MusicXML or MIDI"),
+        (
+            b"X:1\nT:Tune",
+            "tune.xml: an ABC tune; convert it to MusicXML, for example with EasyABC or abc2xml",
+        ),
+        (&finale, "tune.xml: a Finale file; in Finale: File > Export > MusicXML"),
+        (
+            b"\x89PNG\r\n",
+            "tune.xml: a picture; read it with a music scanner such as Audiveris, and export MusicXML",
+        ),
+        (b"\x0fSIBELIUS\0", "tune.xml: a Sibelius file; in Sibelius: File > Export > MusicXML"),
+        (
+            b"RIFF\x24\0\0\0WAVEfmt ",
+            "tune.xml: a sound recording; write the melody in a notation program and export it as MusicXML",
+        ),
     ];
     for (bytes, expected) in cases {
         assert_eq!(error(bytes).to_string(), expected);
     }
+    let pictures = zipped(&[("1.png", b"\x89PNG"), ("2.png", b"\x89PNG")]);
+    assert!(error(&pictures).to_string().starts_with("tune.xml: a zip without a score inside; export"));
+    let several = zipped(&[("a.mid", b"MThd"), ("b.mid", b"MThd")]);
+    assert!(error(&several).to_string().contains("unpack it and hand over one of them"));
+    let drums = "<score-partwise><part id='P1'><measure><note><unpitched/><duration>4</duration></note></measure></part>\
+                 </score-partwise>";
+    assert!(message(drums).contains("its only notes are a drum's"));
     let no_score = zipped(&[("readme.txt", b"hello")]);
     assert!(error(&no_score).to_string().starts_with("tune.xml: a zip without a score inside"));
 }

@@ -3,7 +3,7 @@
 use kapell_music::decode::{DecodeError, Frame, FrameNote, decode, four_voices};
 use kapell_music::encode::{EncodeError, EncodedPiece, Token, encode_chorale, encode_voices};
 use kapell_music::key::Key;
-use kapell_music::score::{Mode, Note, Part, Pitch, Score, TICKS_PER_FRAME};
+use kapell_music::score::{Mode, Notation, Note, Part, Pitch, Score, TICKS_PER_FRAME};
 use proptest::prelude::*;
 
 const C_MAJOR: Key = Key { tonic: 0, mode: Mode::Major };
@@ -11,7 +11,7 @@ const C_MAJOR: Key = Key { tonic: 0, mode: Mode::Major };
 fn note(midi: u8, onset: i64, duration: i64) -> Note {
     let pitch = Pitch { midi, step: 0, alter: 0 };
     let (tie_from, tie_to, fermata) = (false, false, false);
-    Note { onset, duration, pitch, tie_from, tie_to, fermata, voice: 1, lyric: None }
+    Note { onset, duration, pitch, tie_from, tie_to, fermata, voice: 1, notation: Notation::default() }
 }
 
 /// A voice from words such as "72*4" (a pitch for four frames), "r*2" (a rest), "72~*4" (tied to the next note),

@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 
 use kapell_music::exercises;
 use kapell_music::read::{ReadError, read_score};
-use kapell_music::score::{KeySignature, Mode, Note, Score, TICKS_PER_QUARTER};
+use kapell_music::score::{KeySignature, Measure, Mode, Note, Score, TICKS_PER_QUARTER};
 use kapell_music::write::write_musicxml;
 use zip::write::SimpleFileOptions;
 
@@ -29,6 +29,11 @@ fn note(pitch: &str, duration: u32, more: &str) -> String {
 }
 
 const TWO: &str = "<attributes><divisions>2</divisions></attributes>";
+
+/// Without what a writer adds: bar lines and tempi as they are drawn.
+fn plain(measures: &[Measure]) -> Vec<Measure> {
+    measures.iter().map(|measure| Measure { notation: Default::default(), ..measure.clone() }).collect()
+}
 
 fn read(text: &str) -> Score {
     read_score(text.as_bytes(), "test.musicxml").unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -193,8 +198,8 @@ fn title_composer_tempo_and_lyrics_are_kept() {
     let score = read(&text.replacen("<part-list>", head, 1));
     assert_eq!((score.title.as_deref(), score.composer.as_deref()), (Some("A <tune>"), Some("N. N.")));
     assert_eq!(score.tempo, Some(96.0));
-    let lyrics: Vec<_> = score.parts[0].notes.iter().map(|note| note.lyric.as_deref()).collect();
-    assert_eq!(lyrics, [Some("Twin-"), Some("k&le")]);
+    let lyrics: Vec<_> = score.parts[0].notes.iter().map(|note| note.lyric()).collect();
+    assert_eq!(lyrics, [Some("Twin-".to_owned()), Some("k&le".to_owned())]);
 }
 
 #[test]
@@ -334,7 +339,7 @@ fn what_is_written_is_read_back_note_for_note() {
             assert_eq!(part.name, written.name);
             assert_eq!(sounding(&part.notes), sounding(&written.notes), "exercise {index}, {}", part.name);
         }
-        assert_eq!(back.measures, score.measures, "exercise {index}");
+        assert_eq!(plain(&back.measures), score.measures, "exercise {index}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Four voices on the grid, back to a score in the given voices' own key, metre and measures.
 
-use kapell_music::score::{KeySignature, Measure, Note, Part, Score, TICKS_PER_FRAME};
+use kapell_music::score::{KeySignature, Measure, Notation, Note, Part, Score, TICKS_PER_FRAME};
 use kapell_music::write::spelling::spell;
 
 use super::task::VOICES;
@@ -28,17 +28,14 @@ pub(super) struct Setting<'a> {
 
 /// The given parts as they are, with the sung ones between them. `given` is by voice the part's index.
 pub(super) fn harmonized(score: &Score, given: &[Option<usize>; VOICES], setting: Setting<'_>) -> Score {
-    let mut piece = Score { parts: Vec::new(), ..score.clone() };
-    let part = |voice: usize, notes: Vec<Note>| Part {
+    let part = |(voice, index): (usize, &Option<usize>)| Part {
         id: format!("P{}", voice + 1),
         name: PART_NAMES[voice].into(),
-        notes,
-        ..Part::default()
+        written_until: 0,
+        ..index.map_or_else(Part::default, |index| score.parts[index].clone())
     };
-    for (voice, index) in given.iter().enumerate() {
-        let notes = index.map_or_else(Vec::new, |index| score.parts[index].notes.clone());
-        piece.parts.push(part(voice, notes));
-    }
+    let parts = given.iter().enumerate().map(part).collect();
+    let mut piece = Score { parts, ..score.clone() };
     // Of the given notes and the measures: other parts of the score, and rests after its end, may reach further.
     let end = piece.duration();
     for voice in (0..VOICES).filter(|&voice| given[voice].is_none()) {
@@ -58,9 +55,7 @@ pub(super) fn composed(setting: Setting<'_>, title: String) -> Score {
         duration: length,
         time: (4, 4),
         key: KeySignature { fifths: setting.fifths, mode: None },
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
+        ..Measure::default()
     };
     let measures: Vec<Measure> = (0..count).map(|at| measure(ticks(at * MEASURE_FRAMES), at + 1)).collect();
     let end = ticks(count * MEASURE_FRAMES);
@@ -69,6 +64,7 @@ pub(super) fn composed(setting: Setting<'_>, title: String) -> Score {
         name: PART_NAMES[voice].into(),
         notes: sung_notes(voice, setting, end),
         written_until: end,
+        ..Part::default()
     };
     Score { title: Some(title), parts: (0..VOICES).map(part).collect(), measures, ..Score::default() }
 }
@@ -112,6 +108,6 @@ fn struck(midi: u8, onset: i64, duration: i64, fermata: bool, setting: Setting<'
         tie_to: false,
         fermata,
         voice: 1,
-        lyric: None,
+        notation: Notation::default(),
     }
 }

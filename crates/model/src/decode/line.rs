@@ -32,7 +32,7 @@ pub(super) fn top_line(notes: &[Note]) -> Result<Vec<LineNote>, MelodyError> {
             midi: note.pitch.midi,
             tie_from: note.tie_from,
             fermata: note.fermata,
-            clause_end: note.lyric.as_deref().is_some_and(ends_clause),
+            clause_end: note.lyric().is_some_and(|words| ends_clause(&words)),
             notes: 1,
         });
     }

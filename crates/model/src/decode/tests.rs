@@ -1,7 +1,7 @@
 //! From melody to score and back, with noise in place of a model.
 
 use kapell_music::encode::encode_voices;
-use kapell_music::score::{KeySignature, Measure, Note, TICKS_PER_QUARTER};
+use kapell_music::score::{KeySignature, Measure, Notation, Note, TICKS_PER_QUARTER};
 use kapell_music::write::spelling::spell;
 use proptest::prelude::*;
 
@@ -26,7 +26,7 @@ pub(super) fn line(notes: &[(u8, f64, f64)]) -> Vec<Note> {
         tie_to: false,
         fermata: false,
         voice: 1,
-        lyric: None,
+        notation: Notation::default(),
     };
     notes.iter().map(note).collect()
 }
@@ -39,11 +39,10 @@ pub(super) fn score_of(notes: Vec<Note>, fifths: i8) -> Score {
         duration: 4 * TICKS_PER_QUARTER,
         time: (4, 4),
         key: KeySignature { fifths, mode: None },
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
+        ..Measure::default()
     };
-    let part = kapell_music::score::Part { id: "X".into(), name: "Voice".into(), notes, written_until: 0 };
+    let part =
+        kapell_music::score::Part { id: "X".into(), name: "Voice".into(), notes, ..Default::default() };
     Score { parts: vec![part], measures: vec![measure], ..Score::default() }
 }
 

@@ -152,7 +152,7 @@ mod tests {
             tie_to: false,
             fermata: false,
             voice: 1,
-            lyric: None,
+            notation: kapell_music::score::Notation::default(),
         };
         Part { notes: (0..).zip(midis).map(note).collect(), ..Part::default() }
     }
@@ -164,9 +164,7 @@ mod tests {
             duration: 4 * TICKS_PER_QUARTER,
             time: (4, 4),
             key: KeySignature { fifths, mode },
-            implicit: false,
-            repeat_start: false,
-            repeat_end: false,
+            ..Measure::default()
         };
         Score { measures: vec![measure], ..Score::default() }
     }

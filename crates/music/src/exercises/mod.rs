@@ -14,7 +14,7 @@ use crate::corpus::build::{self, BuildError, SplitPlan};
 use crate::corpus::{Corpus, Protocol};
 use crate::encode;
 use crate::mix::mix;
-use crate::score::{KeySignature, Measure, Note, Part, Score, TICKS_PER_QUARTER};
+use crate::score::{KeySignature, Measure, Notation, Note, Part, Score, TICKS_PER_QUARTER};
 use crate::write::spelling;
 use figuration::{SLOTS_PER_BEAT, Texture};
 use harmony::Plan;
@@ -71,6 +71,7 @@ fn to_score(index: u32, plan: &Plan, texture: &Texture) -> Score {
         parts: parts.collect(),
         measures: measures(plan, ticks(texture.pitches.len()), key),
         tempo: Some(72.0),
+        ..Score::default()
     }
 }
 
@@ -87,7 +88,7 @@ fn notes(texture: &Texture, voice: usize, fifths: i8) -> Vec<Note> {
                 tie_to: false,
                 fermata: false,
                 voice: 1,
-                lyric: None,
+                notation: Notation::default(),
             }),
         }
     }
@@ -116,8 +117,7 @@ fn measures(plan: &Plan, end: i64, key: KeySignature) -> Vec<Measure> {
             time: (u32::try_from(plan.beats_per_measure).unwrap_or(4), 4),
             key,
             implicit,
-            repeat_start: false,
-            repeat_end: false,
+            ..Measure::default()
         });
         start += full;
     }

@@ -1,9 +1,14 @@
 //! Scores in: what a file is, told by its content, and the reader for it.
 
+mod direction;
+mod lyric;
+mod midi;
 mod musicxml;
 mod mxl;
 mod note;
 mod part;
+mod pitch;
+mod signatures;
 mod time;
 mod xml;
 
@@ -64,13 +69,17 @@ pub enum ReadError {
     Music { name: String, place: Place, what: String },
     #[error("{name}: no part of the score has a note; there is nothing to read")]
     NoNotes { name: String },
+    #[error("{name}, {place}: {what}")]
+    Midi { name: String, place: String, what: String },
+    #[error("{name}: its only notes are a drum's, without a pitch; choose a score with a melody")]
+    Percussion { name: String },
 }
 
-/// Reads a MusicXML score, plain (partwise or timewise) or compressed, telling them apart by content. `name` is used
-/// in messages only.
+/// Reads a MusicXML score, plain (partwise or timewise) or compressed, or a MIDI file, telling them apart by content.
+/// `name` is used in messages only.
 ///
 /// # Errors
-/// Whatever is no MusicXML, is damaged, too large, has entities of its own or no note at all.
+/// Whatever is none of these, is damaged, too large, has entities of its own or no note at all.
 pub fn read_score(bytes: &[u8], name: &str) -> Result<Score, ReadError> {
     if bytes.len() > SCORE_BYTES_MAX {
         return Err(ReadError::TooLarge {
@@ -78,6 +87,9 @@ pub fn read_score(bytes: &[u8], name: &str) -> Result<Score, ReadError> {
             bytes: bytes.len(),
             bytes_max: SCORE_BYTES_MAX,
         });
+    }
+    if midi::is_midi(bytes) {
+        return midi::read(bytes, name);
     }
     let xml = if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         Cow::Owned(mxl::inflate(bytes, name)?)
@@ -91,7 +103,23 @@ pub fn read_score(bytes: &[u8], name: &str) -> Result<Score, ReadError> {
     musicxml::read(&text, name)
 }
 
-const EXPORT: &str = "export it as MusicXML";
+/// Files that people try, by how they begin: what they are, and what to do.
+const KNOWN: [(&[u8], &str, &str); 13] = [
+    (b"%PDF", "a PDF", "export MusicXML from the program that made it"),
+    (b"!!!", "a Humdrum file", "convert it to MusicXML, for example with music21 or Verovio"),
+    (b"**", "a Humdrum file", "convert it to MusicXML, for example with music21 or Verovio"),
+    (b"X:", "an ABC tune", "convert it to MusicXML, for example with EasyABC or abc2xml"),
+    (b"%abc", "an ABC tune", "convert it to MusicXML, for example with EasyABC or abc2xml"),
+    (b"\\version", "a LilyPond file", "export MusicXML or MIDI from it, for example with Frescobaldi"),
+    (b"\x0fSIBELIUS", "a Sibelius file", "in Sibelius: File > Export > MusicXML"),
+    (b"ENIGMA", "a Finale file", "in Finale: File > Export > MusicXML"),
+    (b"\x18FICHIER GUITAR", "a Guitar Pro file", "in Guitar Pro: File > Export > MusicXML"),
+    (b"\x89PNG", "a picture", PICTURE),
+    (b"\xff\xd8\xff", "a picture", PICTURE),
+    (b"GIF8", "a picture", PICTURE),
+    (b"RIFF", "a sound recording", "write the melody in a notation program and export it as MusicXML"),
+];
+const PICTURE: &str = "read it with a music scanner such as Audiveris, and export MusicXML";
 
 /// What a file that is no XML is, and what to do with it.
 fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
@@ -99,17 +127,9 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if bytes.is_empty() {
         return Some(("an empty file", "copy or export the score again"));
     }
-    if is(b"MThd") || is(b"RIFF") {
-        return Some((
-            "a MIDI file, and scores are read from MusicXML",
-            "open it in a notation program and export it",
-        ));
-    }
-    if is(b"%PDF") {
-        return Some(("a PDF", "export MusicXML from the program that made it"));
-    }
-    if is(b"!!!") || is(b"**") {
-        return Some(("a Humdrum file", "convert it to MusicXML, for example with music21 or Verovio"));
+    let known = KNOWN.iter().find(|(magic, ..)| is(magic));
+    if let Some((_, kind, hint)) = known {
+        return Some((kind, hint));
     }
     if is(b"\xff\xfe") || is(b"\xfe\xff") {
         return None;
@@ -117,6 +137,6 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'<') => None,
-        _ => Some(("not a score that is known here", EXPORT)),
+        _ => Some(("not a score that is known here", "export it as MusicXML or MIDI")),
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 
-use crate::score::{KeySignature, Measure, Part, Score, TICKS_PER_QUARTER};
+use crate::score::{Credit, Measure, Part, Score, TICKS_PER_QUARTER};
 
+use super::direction::DirectionDraft;
 use super::part::PartReader;
+use super::signatures::Signatures;
 use super::time::Quarters;
 use super::xml::{Element, Xml};
 use super::{Place, ReadError};
 
 const PARTS_MAX: usize = 1_000;
+const CREDITS_MAX: usize = 100;
 const MEASURES_MAX: usize = 100_000;
 /// A day of music.
 const TICKS_MAX: i64 = 100_000 * TICKS_PER_QUARTER;
@@ -17,6 +20,7 @@ const TICKS_MAX: i64 = 100_000 * TICKS_PER_QUARTER;
 /// A measure while its parts are still being read.
 pub(super) struct MeasureDraft {
     pub(super) measure: Measure,
+    pub(super) directions: Vec<DirectionDraft>,
     /// How far the parts with notes fill it.
     notes: Reach,
     /// How far the parts that only rest do.
@@ -63,6 +67,23 @@ impl MeasureDraft {
         }
     }
 
+    pub(super) fn sign(&mut self, signatures: Signatures) {
+        self.measure.time = signatures.time;
+        self.measure.key = signatures.key;
+        self.measure.notation.time = signatures.time_markup;
+        self.measure.notation.mode = signatures.mode;
+    }
+
+    fn finish(self) -> Measure {
+        let mut measure = self.measure;
+        let start = measure.start;
+        let mut directions: Vec<_> =
+            self.directions.into_iter().filter_map(|draft| draft.placed(start)).collect();
+        directions.sort_by_key(|direction| direction.onset);
+        measure.notation.directions = directions;
+        measure
+    }
+
     /// Whether that part's signatures are the measure's.
     pub(super) fn defined_by(&mut self, part: &str) -> bool {
         self.defining_part.get_or_insert_with(|| part.to_owned()) == part
@@ -74,6 +95,8 @@ pub(super) struct Document<'a> {
     pub(super) xml: Xml<'a>,
     pub(super) measures: Vec<MeasureDraft>,
     pub(super) tempo: Option<f64>,
+    /// Whether there are notes without a pitch.
+    pub(super) unpitched: bool,
     pub(super) place: Place,
     parts: Vec<PartReader>,
     part_indices: HashMap<String, usize>,
@@ -86,6 +109,7 @@ pub(super) fn read(text: &str, name: &str) -> Result<Score, ReadError> {
         xml: Xml::new(text, name),
         measures: Vec::new(),
         tempo: None,
+        unpitched: false,
         place: Place::default(),
         parts: Vec::new(),
         part_indices: HashMap::new(),
@@ -154,13 +178,27 @@ impl Document<'_> {
                 "work-title" => {
                     self.score.title = Some(self.xml.content()?).filter(|title| !title.is_empty())
                 }
-                "creator" if self.xml.attribute(&child, "type")?.as_deref() == Some("composer") => {
-                    self.score.composer = Some(self.xml.content()?).filter(|name| !name.is_empty());
+                "creator" | "rights" => {
+                    let kind = self.xml.attribute(&child, "type")?.unwrap_or_default();
+                    let kind = if child.name() == "rights" { "rights".to_owned() } else { kind };
+                    let name = self.xml.content()?;
+                    self.credit(kind, name);
                 }
                 _ => self.xml.skip()?,
             }
         }
         Ok(())
+    }
+
+    fn credit(&mut self, kind: String, name: String) {
+        if name.is_empty() {
+            return;
+        }
+        if kind == "composer" {
+            self.score.composer = Some(name);
+        } else if self.score.credits.len() < CREDITS_MAX {
+            self.score.credits.push(Credit { kind, name });
+        }
     }
 
     fn part_list(&mut self) -> Result<(), ReadError> {
@@ -218,7 +256,7 @@ impl Document<'_> {
 
     fn measure_of_parts(&mut self, element: &Element<'_>) -> Result<(), ReadError> {
         let measure = self.measures.len();
-        let signatures = self.parts.first().map_or((FIRST_TIME, FIRST_KEY), PartReader::signatures);
+        let signatures = self.parts.first().map(PartReader::signatures).unwrap_or_default();
         self.enter_measure(element, measure, signatures)?;
         while let Some(child) = self.xml.child()? {
             if child.name() == "part" {
@@ -245,7 +283,7 @@ impl Document<'_> {
         &mut self,
         element: &Element<'_>,
         index: usize,
-        (time, key): Signatures,
+        signatures: Signatures,
     ) -> Result<(), ReadError> {
         let number = self.xml.attribute(element, "number")?.unwrap_or_default();
         self.place.measure = Some(number.clone());
@@ -256,21 +294,15 @@ impl Document<'_> {
             return Err(self.fail(format!("more than {MEASURES_MAX} measures; cut the score into movements")));
         }
         let implicit = self.xml.attribute(element, "implicit")?.as_deref() == Some("yes");
-        self.measures.push(MeasureDraft {
-            measure: Measure {
-                number,
-                start: 0,
-                duration: 0,
-                time,
-                key,
-                implicit,
-                repeat_start: false,
-                repeat_end: false,
-            },
+        let mut draft = MeasureDraft {
+            measure: Measure { number, duration: 0, implicit, ..Measure::default() },
+            directions: Vec::new(),
             notes: NO_REACH,
             rests: NO_REACH,
             defining_part: None,
-        });
+        };
+        draft.sign(signatures);
+        self.measures.push(draft);
         Ok(())
     }
 
@@ -290,9 +322,12 @@ impl Document<'_> {
                 return Err(ReadError::Music { name: self.xml.name().to_owned(), place, what });
             }
         }
-        let measures: Vec<Measure> = self.measures.into_iter().map(|draft| draft.measure).collect();
-        let parts: Vec<Part> = self.parts.into_iter().map(|part| part.finish(&measures)).collect();
+        let measures: Vec<Measure> = self.measures.into_iter().map(MeasureDraft::finish).collect();
+        let parts: Vec<Part> = self.parts.into_iter().flat_map(|part| part.finish(&measures)).collect();
         if parts.iter().all(|part| part.notes.is_empty()) {
+            if self.unpitched {
+                return Err(ReadError::Percussion { name: self.xml.name().to_owned() });
+            }
             return Err(ReadError::NoNotes { name: self.xml.name().to_owned() });
         }
         Ok(Score { parts, measures, tempo: self.tempo, ..self.score })
@@ -304,10 +339,3 @@ fn bar_ticks((beats, beat_type): (u32, u32)) -> i64 {
     let ticks = i64::from(beats) * 4 * TICKS_PER_QUARTER;
     ticks.checked_div(i64::from(beat_type)).filter(|ticks| *ticks > 0).unwrap_or(4 * TICKS_PER_QUARTER)
 }
-
-/// Beats and beat type, and key.
-pub(super) type Signatures = ((u32, u32), KeySignature);
-
-/// What a part starts with before it has said anything.
-pub(super) const FIRST_TIME: (u32, u32) = (4, 4);
-pub(super) const FIRST_KEY: KeySignature = KeySignature { fifths: 0, mode: None };

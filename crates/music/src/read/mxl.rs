@@ -26,12 +26,13 @@ pub(super) fn inflate(bytes: &[u8], name: &str) -> Result<Vec<u8>, ReadError> {
     let broken = |what: String| ReadError::Container { name: name.to_owned(), what };
     let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(|error| broken(error.to_string()))?;
     let members = member_names(&mut zip);
-    if members.iter().any(|member| member.ends_with(".mscx")) {
-        return Err(ReadError::NotMusicXml {
-            name: name.to_owned(),
-            kind: "a MuseScore file",
-            hint: "in MuseScore: File > Export > MusicXML",
-        });
+    let holds = |ending: &str| members.iter().any(|member| member.to_lowercase().ends_with(ending));
+    let foreign = |kind, hint| Err(ReadError::NotMusicXml { name: name.to_owned(), kind, hint });
+    if holds(".mscx") {
+        return foreign("a MuseScore file", "in MuseScore: File > Export > MusicXML");
+    }
+    if holds("notationmetadata.xml") {
+        return foreign("a Finale file", "in Finale: File > Export > MusicXML");
     }
     let root = match members.iter().position(|member| member == CONTENTS) {
         Some(index) => {
@@ -47,11 +48,12 @@ pub(super) fn inflate(bytes: &[u8], name: &str) -> Result<Vec<u8>, ReadError> {
     match (at, root) {
         (Some(index), _) => member(&mut zip, index, SCORE_BYTES_MAX, name),
         (None, Some(path)) => Err(broken(format!("its table of contents names {path}, which is not inside"))),
-        (None, None) => Err(ReadError::NotMusicXml {
-            name: name.to_owned(),
-            kind: "a zip without a score inside",
-            hint: "export the score as compressed MusicXML (.mxl)",
-        }),
+        (None, None) if holds(".mid") || holds(".mxl") || holds(".mscz") => {
+            foreign("a zip of files, and no score itself", "unpack it and hand over one of them")
+        }
+        (None, None) => {
+            foreign("a zip without a score inside", "export the score as compressed MusicXML (.mxl)")
+        }
     }
 }
 

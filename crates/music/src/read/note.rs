@@ -1,44 +1,64 @@
-//! A note of MusicXML: what it says, and how it sounds in a transposing part.
+//! A note of MusicXML as it is written, and its place on the time line.
 
-use crate::score::{Measure, Note, Pitch};
+use crate::score::{Grace, Lyric, Markup, Measure, Notation, Note, NoteValue, Pitch, Rest, Tuplet};
 
 use super::ReadError;
+use super::lyric::lyric;
 use super::musicxml::Document;
+use super::pitch::WrittenPitch;
 use super::time::Quarters;
+use super::xml::Element;
 
-/// Semitones of C D E F G A B above C.
-const STEP_SEMITONES: [i32; 7] = [0, 2, 4, 5, 7, 9, 11];
+/// Verses of a note, at most.
+const LYRICS_MAX: usize = 64;
+/// Marks of a note, at most.
+const MARKS_MAX: usize = 64;
+/// What of `notations` is kept. Ties have fields of their own.
+const KEPT: [&str; 12] = [
+    "fermata",
+    "tuplet",
+    "slur",
+    "articulations",
+    "ornaments",
+    "technical",
+    "dynamics",
+    "arpeggiate",
+    "non-arpeggiate",
+    "glissando",
+    "slide",
+    "accidental-mark",
+];
 
 /// A `note` element, as written.
 #[derive(Default)]
 pub(super) struct WrittenNote {
     pub(super) grace: bool,
+    pub(super) slash: bool,
     pub(super) cue: bool,
     pub(super) chord: bool,
     pub(super) rest: bool,
+    /// A rest for the whole measure.
+    pub(super) whole_measure: bool,
+    pub(super) unpitched: bool,
     /// None for rests and unpitched notes.
     pub(super) pitch: Option<WrittenPitch>,
     /// In divisions.
     pub(super) duration: Option<Quarters>,
     pub(super) voice: String,
+    /// From 1.
+    pub(super) staff: u8,
     pub(super) tie_start: bool,
     pub(super) tie_stop: bool,
     pub(super) fermata: bool,
-    pub(super) lyric: Option<String>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct WrittenPitch {
-    /// 0..=6 from C.
-    step: i32,
-    alter: i32,
-    octave: i32,
+    pub(super) lyrics: Vec<Lyric>,
+    pub(super) marks: Vec<Markup>,
+    value: NoteValue,
 }
 
 impl WrittenNote {
     /// Reads the open `note` element to its end.
     pub(super) fn read(document: &mut Document<'_>) -> Result<Self, ReadError> {
-        let mut note = Self::default();
+        let mut note = Self { staff: 1, ..Self::default() };
         let mut tied = (false, false);
         let mut has_ties = false;
         while let Some(child) = document.xml.child()? {
@@ -46,8 +66,12 @@ impl WrittenNote {
                 "pitch" => note.pitch = Some(WrittenPitch::read(document)?),
                 "duration" => note.duration = Some(document.number("duration")?),
                 "voice" => note.voice = document.xml.content()?,
+                "staff" => note.staff = staff(document)?,
+                "type" => note.value.name = document.xml.content()?,
+                "time-modification" => note.value.tuplet = tuplet(document)?,
                 "notations" => note.notations(document, &mut tied)?,
-                "lyric" if note.lyric.is_none() => note.lyric = lyric(document)?,
+                "accidental" | "notehead" => note.mark(document, &child)?,
+                "lyric" if note.lyrics.len() < LYRICS_MAX => note.lyrics.extend(lyric(document, &child)?),
                 "tie" => {
                     has_ties = true;
                     let kind = document.xml.attribute(&child, "type")?;
@@ -60,6 +84,11 @@ impl WrittenNote {
                     note.cue |= name == "cue";
                     note.chord |= name == "chord";
                     note.rest |= name == "rest";
+                    note.unpitched |= name == "unpitched";
+                    note.value.dots = note.value.dots.saturating_add(u8::from(name == "dot"));
+                    let yes = |key: &str| Ok(document.xml.attribute(&child, key)?.as_deref() == Some("yes"));
+                    note.slash |= name == "grace" && yes("slash")?;
+                    note.whole_measure |= name == "rest" && yes("measure")?;
                     document.xml.skip()?;
                 }
             }
@@ -74,170 +103,123 @@ impl WrittenNote {
     fn notations(&mut self, document: &mut Document<'_>, tied: &mut (bool, bool)) -> Result<(), ReadError> {
         while let Some(child) = document.xml.child()? {
             match child.name() {
-                "fermata" => self.fermata = true,
                 "tied" => {
                     let kind = document.xml.attribute(&child, "type")?;
                     tied.0 |= kind.as_deref() == Some("start");
                     tied.1 |= kind.as_deref() == Some("stop");
+                    document.xml.skip()?;
                 }
-                _ => {}
-            }
-            document.xml.skip()?;
-        }
-        Ok(())
-    }
-}
-
-/// The text of the first verse's syllable; "-" at its end says that the word goes on.
-fn lyric(document: &mut Document<'_>) -> Result<Option<String>, ReadError> {
-    let mut text = String::new();
-    let mut goes_on = false;
-    while let Some(child) = document.xml.child()? {
-        match child.name() {
-            "syllabic" => goes_on = matches!(document.xml.content()?.as_str(), "begin" | "middle"),
-            "text" => text.push_str(&document.xml.content()?),
-            "elision" => {
-                document.xml.skip()?;
-                text.push(' ');
-            }
-            _ => document.xml.skip()?,
-        }
-    }
-    if goes_on && !text.is_empty() {
-        text.push('-');
-    }
-    Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-impl WrittenPitch {
-    fn read(document: &mut Document<'_>) -> Result<Self, ReadError> {
-        let (mut step, mut alter, mut octave) = (None, 0, None);
-        while let Some(child) = document.xml.child()? {
-            match child.name() {
-                "step" => step = "CDEFGAB".find(document.xml.content()?.as_str().get(..1).unwrap_or("?")),
-                "alter" => {
-                    let text = document.xml.content()?;
-                    alter = whole_semitones(&text)
-                        .ok_or_else(|| document.fail(format!("a pitch altered by {text:.20} semitones")))?;
+                name if KEPT.contains(&name) => {
+                    self.fermata |= name == "fermata";
+                    self.mark(document, &child)?;
                 }
-                "octave" => octave = document.xml.content()?.parse::<i32>().ok(),
                 _ => document.xml.skip()?,
             }
         }
-        match (
-            step.and_then(|step| i32::try_from(step).ok()),
-            octave.filter(|octave| (-1..=9).contains(octave)),
-        ) {
-            (Some(step), Some(octave)) => Ok(Self { step, alter, octave }),
-            _ => Err(document.fail("a pitch without a step from A to G and an octave from 0 to 9")),
+        Ok(())
+    }
+
+    fn mark(&mut self, document: &mut Document<'_>, element: &Element<'_>) -> Result<(), ReadError> {
+        if self.marks.len() >= MARKS_MAX {
+            return document.xml.skip();
+        }
+        self.marks.push(document.xml.markup(element)?);
+        Ok(())
+    }
+
+    fn value(&self) -> Option<NoteValue> {
+        Some(self.value.clone()).filter(|value| !value.name.is_empty())
+    }
+
+    /// How it is written, with the grace notes before it.
+    pub(super) fn notation(&mut self, graces: Vec<Grace>) -> Notation {
+        let value = self.value();
+        let (lyrics, marks) = (std::mem::take(&mut self.lyrics), std::mem::take(&mut self.marks));
+        Notation { value, lyrics, graces, graces_after: Vec::new(), marks }
+    }
+
+    /// As a grace note of that pitch.
+    pub(super) fn into_grace(self, pitch: Pitch) -> Grace {
+        let value = self.value();
+        Grace {
+            pitch,
+            chord: self.chord,
+            slash: self.slash,
+            tie_from: self.tie_stop,
+            tie_to: self.tie_start,
+            value,
+            marks: self.marks,
         }
     }
 }
 
-/// Microtones go to the nearest semitone.
-fn whole_semitones(text: &str) -> Option<i32> {
-    let value = text.parse::<f64>().ok().filter(|value| value.abs() <= 4.0)?;
-    #[expect(clippy::cast_possible_truncation, reason = "between -4 and 4")]
-    Some(value.round() as i32)
+/// The open element's number of a staff; 1 where it has none.
+pub(super) fn staff(document: &mut Document<'_>) -> Result<u8, ReadError> {
+    Ok(document.xml.content()?.parse::<u8>().ok().filter(|staff| *staff > 0).unwrap_or(1))
 }
 
-/// From a part's written to its sounding pitches.
-#[derive(Default)]
-pub(super) struct Transposition {
-    diatonic: Option<i32>,
-    chromatic: i32,
-    octaves: i32,
-}
-
-impl Transposition {
-    /// Reads the open `transpose` element to its end.
-    pub(super) fn read(document: &mut Document<'_>) -> Result<Self, ReadError> {
-        let mut read = Self::default();
-        while let Some(child) = document.xml.child()? {
-            let name = child.name().to_owned();
-            if !matches!(name.as_str(), "diatonic" | "chromatic" | "octave-change") {
-                document.xml.skip()?;
-                continue;
-            }
-            let text = document.xml.content()?;
-            let number = whole_number(&text, 60);
-            let number = number.ok_or_else(|| document.fail(format!("a transposition by {text:.20}")))?;
-            match name.as_str() {
-                "diatonic" => read.diatonic = Some(number),
-                "chromatic" => read.chromatic = number,
-                _ => read.octaves = number,
-            }
-        }
-        Ok(read)
-    }
-
-    pub(super) fn sounding(&self, written: WrittenPitch) -> Result<Pitch, String> {
-        let semitones = STEP_SEMITONES[usize::try_from(written.step).unwrap_or(0)] + written.alter;
-        let midi = 12 * (written.octave + 1 + self.octaves) + semitones + self.chromatic;
-        let Some(sounding) = u8::try_from(midi).ok().filter(|midi| *midi <= 127) else {
-            return Err(format!("a note outside the MIDI range 0 to 127: {midi}"));
-        };
-        // Without a diatonic count, the usual one: seven steps in twelve semitones.
-        let steps = self.diatonic.unwrap_or_else(|| (self.chromatic * 7 + 6).div_euclid(12));
-        let step = (written.step + steps).rem_euclid(7);
-        let natural = STEP_SEMITONES[usize::try_from(step).unwrap_or(0)];
-        let alter = (midi - natural + 6).rem_euclid(12) - 6;
-        match (u8::try_from(step), i8::try_from(alter)) {
-            (Ok(step), Ok(alter)) if alter.abs() <= 2 => Ok(Pitch { midi: sounding, step, alter }),
-            _ => Ok(simply_spelt(sounding)),
+fn tuplet(document: &mut Document<'_>) -> Result<Option<Tuplet>, ReadError> {
+    let (mut actual, mut normal, mut normal_type) = (0, 0, None);
+    let count = |text: String| text.parse::<u32>().ok().filter(|count| *count <= 1024).unwrap_or(0);
+    while let Some(child) = document.xml.child()? {
+        match child.name() {
+            "actual-notes" => actual = count(document.xml.content()?),
+            "normal-notes" => normal = count(document.xml.content()?),
+            "normal-type" => normal_type = Some(document.xml.content()?),
+            _ => document.xml.skip()?,
         }
     }
-
-    /// The sounding key of a written one, in fifths.
-    pub(super) fn sounding_fifths(&self, written: i8) -> i8 {
-        if self.chromatic % 12 == 0 {
-            return written;
-        }
-        let fifths = (i32::from(written) + self.chromatic * 7 + 5).rem_euclid(12) - 5;
-        i8::try_from(fifths).unwrap_or(0)
-    }
+    Ok((actual > 0 && normal > 0).then_some(Tuplet { actual, normal, normal_type }))
 }
 
-fn whole_number(text: &str, limit: i32) -> Option<i32> {
-    text.parse::<i32>().ok().filter(|number| number.abs() <= limit)
-}
-
-/// A spelling of at most one sharp, for what has no spelling of its own.
-fn simply_spelt(midi: u8) -> Pitch {
-    let pitch_class = i32::from(midi % 12);
-    let step = STEP_SEMITONES.iter().rposition(|semitones| *semitones <= pitch_class).unwrap_or(0);
-    let alter = i8::from(!STEP_SEMITONES.contains(&pitch_class));
-    Pitch { midi, step: u8::try_from(step).unwrap_or(0), alter }
-}
-
-/// A note with its place in its measure.
+/// A note or rest with its place in its measure.
 pub(super) struct NoteDraft {
     pub(super) measure: usize,
     pub(super) onset: Quarters,
     pub(super) end: Quarters,
-    pub(super) pitch: Pitch,
+    /// None: a rest.
+    pub(super) pitch: Option<Pitch>,
     pub(super) voice: u8,
+    pub(super) staff: u8,
     pub(super) tie_from: bool,
     pub(super) tie_to: bool,
     pub(super) fermata: bool,
-    pub(super) lyric: Option<String>,
+    pub(super) whole_measure: bool,
+    pub(super) notation: Notation,
+}
+
+/// What a draft comes to.
+pub(super) enum Placed {
+    Note(Note),
+    Rest(Rest),
 }
 
 impl NoteDraft {
     /// On the time line; none where it is shorter than a tick. Measures are known to be at least as long as their
-    /// notes, so that nothing overflows.
-    pub(super) fn placed(self, measures: &[Measure]) -> Option<Note> {
+    /// notes, so that nothing overflows; a rest may be longer than its measure, and ends with it.
+    pub(super) fn placed(self, measures: &[Measure]) -> Option<Placed> {
         let measure = measures.get(self.measure)?;
-        let (onset, end) = (self.onset.ticks()?, self.end.ticks()?);
-        Some(Note {
+        let (onset, mut end) = (self.onset.ticks()?, self.end.ticks()?);
+        let mut notation = self.notation;
+        let Some(pitch) = self.pitch else {
+            if end > measure.duration {
+                end = measure.duration;
+                notation.value = None;
+            }
+            let duration = end.checked_sub(onset).filter(|duration| *duration > 0)?;
+            let onset = measure.start.checked_add(onset)?;
+            let (voice, measure) = (self.voice, self.whole_measure);
+            return Some(Placed::Rest(Rest { onset, duration, voice, measure, notation }));
+        };
+        Some(Placed::Note(Note {
             onset: measure.start.checked_add(onset)?,
             duration: end.checked_sub(onset).filter(|duration| *duration > 0)?,
-            pitch: self.pitch,
+            pitch,
             tie_from: self.tie_from,
             tie_to: self.tie_to,
             fermata: self.fermata,
             voice: self.voice,
-            lyric: self.lyric,
-        })
+            notation,
+        }))
     }
 }

@@ -1,12 +1,18 @@
 //! One part of a MusicXML document: its state from measure to measure, and what a measure says.
 
-use crate::score::{KeySignature, Measure, Mode, Part};
+use crate::score::{Clef, Direction, Grace, Markup, Measure, Note, Part};
 
 use super::ReadError;
-use super::musicxml::{Document, FIRST_KEY, FIRST_TIME, Signatures};
-use super::note::{NoteDraft, Transposition, WrittenNote};
+use super::direction::{DirectionDraft, barline, direction, note_for_all};
+use super::musicxml::Document;
+use super::note::{NoteDraft, Placed, WrittenNote};
+use super::pitch::Transposition;
+use super::signatures::{Signatures, clef, key, time};
 use super::time::Quarters;
 use super::xml::Element;
+
+/// Clefs and directions of a part, at most.
+const SIGNS_MAX: usize = 100_000;
 
 /// A part that is being read.
 pub(super) struct PartReader {
@@ -14,17 +20,27 @@ pub(super) struct PartReader {
     pub(super) part: Part,
     /// Partwise: its `part` element was seen.
     pub(super) begun: bool,
-    time: (u32, u32),
-    /// As it sounds.
-    key: KeySignature,
+    signatures: Signatures,
     /// In a quarter note.
     divisions: Quarters,
     transposition: Transposition,
+    /// It was another instrument's than one in C at some time.
+    transposed: bool,
     notes: Vec<NoteDraft>,
+    /// With their measures.
+    directions: Vec<(usize, DirectionDraft)>,
+    clefs: Vec<ClefDraft>,
     /// The last measure with a note or rest, and how far into it they reach.
     written_until: (usize, Quarters),
     /// Names of voices that are no numbers from 1 to 255, in order of appearance.
     voices: Vec<String>,
+}
+
+struct ClefDraft {
+    measure: usize,
+    at: Quarters,
+    staff: u8,
+    clef: Clef,
 }
 
 /// Where in a measure the part is.
@@ -38,6 +54,8 @@ struct Cursor {
     notes: bool,
     /// Where the last note that was no chord's second began: chords go there.
     chord_onset: Quarters,
+    /// Grace notes, by voice, that wait for the note that they belong to.
+    graces: Vec<(u8, Grace)>,
 }
 
 impl PartReader {
@@ -45,36 +63,45 @@ impl PartReader {
         Self {
             part: Part { id: id.to_owned(), ..Part::default() },
             begun: false,
-            time: FIRST_TIME,
-            key: FIRST_KEY,
+            signatures: Signatures::default(),
             divisions: Quarters::ONE,
             transposition: Transposition::default(),
+            transposed: false,
             notes: Vec::new(),
+            directions: Vec::new(),
+            clefs: Vec::new(),
             written_until: (0, Quarters::ZERO),
             voices: Vec::new(),
         }
     }
 
     pub(super) fn signatures(&self) -> Signatures {
-        (self.time, self.key)
+        self.signatures.clone()
     }
 
     /// Reads this part's share of a measure.
     pub(super) fn measure(&mut self, document: &mut Document<'_>, index: usize) -> Result<(), ReadError> {
         let zero = Quarters::ZERO;
-        let mut cursor =
-            Cursor { index, at: zero, filled: zero, sounded: zero, chord_onset: zero, notes: false };
+        let mut cursor = Cursor {
+            index,
+            at: zero,
+            filled: zero,
+            sounded: zero,
+            chord_onset: zero,
+            notes: false,
+            graces: Vec::new(),
+        };
         while let Some(child) = document.xml.child()? {
             match child.name() {
                 "note" => self.note(document, &mut cursor)?,
                 "backup" | "forward" => self.shift(document, &mut cursor, child.name() == "forward")?,
                 "attributes" => self.attributes(document, &cursor)?,
-                "barline" => barline(document, index)?,
-                "direction" => direction(document)?,
-                "sound" => sound(document, &child)?,
+                "barline" => barline(document, &child, index, cursor.at)?,
+                "direction" | "sound" => self.direction(document, &child, &cursor)?,
                 _ => document.xml.skip()?,
             }
         }
+        self.graces_after(&mut cursor);
         if !cursor.sounded.is_zero() {
             self.written_until = (index, cursor.sounded);
         }
@@ -83,10 +110,12 @@ impl PartReader {
     }
 
     fn note(&mut self, document: &mut Document<'_>, cursor: &mut Cursor) -> Result<(), ReadError> {
-        let written = WrittenNote::read(document)?;
+        let mut written = WrittenNote::read(document)?;
         if written.grace {
+            self.grace(cursor, written);
             return Ok(());
         }
+        document.unpitched |= written.unpitched;
         let duration = match written.duration {
             Some(duration) => duration.over(self.divisions).ok_or_else(|| too_fine(document))?,
             None => Quarters::ZERO,
@@ -100,22 +129,70 @@ impl PartReader {
         cursor.filled = cursor.filled.max(end);
         cursor.sounded = cursor.sounded.max(end);
         cursor.notes |= !written.rest;
-        let Some(sounding) = written.pitch.filter(|_| !written.cue && !duration.is_zero()) else {
+        if written.cue || duration.is_zero() || (written.pitch.is_none() && !written.rest) {
             return Ok(());
-        };
+        }
         let voice = self.voice_number(&written.voice);
-        let pitch = self.transposition.sounding(sounding).map_err(|what| document.fail(what))?;
+        let pitch = written.pitch.filter(|_| !written.rest).map(|pitch| self.transposition.sounding(pitch));
+        let pitch = pitch.transpose().map_err(|what| document.fail(what))?;
+        self.keep_sounding_marks(&mut written.marks);
+        let graces = if written.chord { Vec::new() } else { take_graces(&mut cursor.graces, voice) };
         self.notes.push(NoteDraft {
             measure: cursor.index,
             onset,
             end,
             pitch,
             voice,
+            staff: written.staff,
             tie_from: written.tie_stop,
             tie_to: written.tie_start,
             fermata: written.fermata,
-            lyric: written.lyric,
+            whole_measure: written.whole_measure,
+            notation: written.notation(graces),
         });
+        Ok(())
+    }
+
+    fn grace(&mut self, cursor: &mut Cursor, mut written: WrittenNote) {
+        let Some(pitch) = written.pitch.filter(|_| !written.cue) else { return };
+        // One that cannot sound is no reason to refuse the score.
+        let Ok(pitch) = self.transposition.sounding(pitch) else { return };
+        let voice = self.voice_number(&written.voice);
+        self.keep_sounding_marks(&mut written.marks);
+        cursor.graces.push((voice, written.into_grace(pitch)));
+    }
+
+    /// An accidental of a transposing part is not that of what sounds.
+    fn keep_sounding_marks(&self, marks: &mut Vec<Markup>) {
+        if !self.transposition.keeps_spelling() {
+            marks.retain(|mark| mark.name != "accidental");
+        }
+    }
+
+    /// Grace notes that no note follows within their measure belong to the one before.
+    fn graces_after(&mut self, cursor: &mut Cursor) {
+        let waiting = std::mem::take(&mut cursor.graces);
+        for (voice, grace) in waiting {
+            let of_measure = self.notes.iter_mut().rev().take_while(|note| note.measure == cursor.index);
+            if let Some(note) = { of_measure }.find(|note| note.voice == voice) {
+                note.notation.graces_after.push(grace);
+            }
+        }
+    }
+
+    fn direction(
+        &mut self,
+        document: &mut Document<'_>,
+        element: &Element<'_>,
+        cursor: &Cursor,
+    ) -> Result<(), ReadError> {
+        let Some(draft) = direction(document, element, cursor.at, self.divisions)? else { return Ok(()) };
+        document.tempo = document.tempo.or(draft.direction.tempo);
+        if draft.for_all {
+            note_for_all(document, cursor.index, draft);
+        } else if self.directions.len() < SIGNS_MAX {
+            self.directions.push((cursor.index, draft));
+        }
         Ok(())
     }
 
@@ -170,123 +247,137 @@ impl PartReader {
                     }
                 }
                 "key" => written_key = written_key.or(key(document)?),
-                "time" => self.time = time(document)?.unwrap_or(self.time),
-                "transpose" => self.transposition = Transposition::read(document)?,
+                "time" => {
+                    let (numbers, markup) = time(document, &child)?;
+                    self.signatures.time = numbers.unwrap_or(self.signatures.time);
+                    self.signatures.time_markup = markup;
+                }
+                "transpose" => {
+                    self.transposition = Transposition::read(document)?;
+                    self.transposed |= !self.transposition.is_none();
+                }
+                "clef" => {
+                    let (staff, clef) = clef(document, &child)?;
+                    if self.clefs.len() < SIGNS_MAX {
+                        self.clefs.push(ClefDraft { measure: cursor.index, at: cursor.at, staff, clef });
+                    }
+                }
                 _ => document.xml.skip()?,
             }
         }
-        if let Some(key) = written_key {
-            self.key = KeySignature { fifths: self.transposition.sounding_fifths(key.fifths), ..key };
+        // What stands an octave from where it sounds is written so by its clef.
+        if !self.transposition.is_none() {
+            let octaves = self.transposition.octaves().clamp(-3, 3);
+            let here = self.clefs.iter_mut().rev();
+            let here = here.take_while(|clef| clef.measure == cursor.index && clef.at == cursor.at);
+            here.filter(|clef| clef.clef.octaves == 0).for_each(|clef| clef.clef.octaves = octaves);
+        }
+        let new_key = written_key.is_some();
+        if let Some((key, mode)) = written_key {
+            self.signatures.key.fifths = self.transposition.sounding_fifths(key.fifths);
+            (self.signatures.key.mode, self.signatures.mode) = (key.mode, mode);
         }
         // The first part's signatures are the score's; a change inside a measure counts from the next one.
         let draft = &mut document.measures[cursor.index];
         if cursor.at.is_zero() && draft.defined_by(&self.part.id) {
-            draft.measure.time = self.time;
-            draft.measure.key = self.key;
+            draft.sign(self.signatures());
+        } else if new_key && draft.defined_by(&self.part.id) {
+            self.key_inside(document, cursor);
         }
         Ok(())
     }
 
-    /// Puts the notes on the score's time line.
-    pub(super) fn finish(self, measures: &[Measure]) -> Part {
+    /// A change of key inside a measure stands where it stood.
+    fn key_inside(&self, document: &mut Document<'_>, cursor: &Cursor) {
+        let Signatures { key, mode, .. } = &self.signatures;
+        let markup = Markup {
+            children: vec![crate::write::key_markup(*key, mode.as_deref())],
+            ..Markup::new("attributes")
+        };
+        let direction = Direction { markup: Some(markup), ..Direction::default() };
+        let draft = DirectionDraft { at: cursor.at, staff: 1, for_all: true, direction };
+        note_for_all(document, cursor.index, draft);
+    }
+
+    /// Puts the notes on the score's time line. A part of several staves becomes a part a staff.
+    pub(super) fn finish(self, measures: &[Measure]) -> Vec<Part> {
         let (last, reach) = self.written_until;
         let end =
             measures.get(last).zip(reach.ticks()).and_then(|(last, reach)| last.start.checked_add(reach));
-        let placed = self.notes.into_iter().filter_map(|note| note.placed(measures));
-        let mut part = Part { notes: placed.collect(), written_until: end.unwrap_or(0), ..self.part };
-        part.notes.sort_by_key(|note| (note.onset, note.voice, note.pitch.midi));
-        part
+        let staves: std::collections::BTreeSet<u8> =
+            self.notes.iter().filter(|note| note.pitch.is_some()).map(|note| note.staff).collect();
+        let first = staves.first().copied().unwrap_or(1);
+        let mut parts: Vec<(u8, Part)> =
+            staves.iter().copied().map(|staff| (staff, Part::default())).collect();
+        if parts.is_empty() {
+            parts.push((1, Part::default()));
+        }
+        for (staff, part) in &mut parts {
+            part.clone_from(&self.part);
+            part.written_until = end.unwrap_or(0);
+            if *staff != first {
+                part.id = format!("{}-{staff}", part.id);
+            }
+            if staves.len() > 1 {
+                part.name = format!("{} (staff {staff})", part.name).trim().to_owned();
+            }
+            if self.transposed {
+                part.remarks.push("for a transposing instrument: it is written as it sounds".to_owned());
+            }
+        }
+        let start = |measure: usize| measures.get(measure).map_or(0, |measure| measure.start);
+        let of = |parts: &mut Vec<(u8, Part)>, staff: u8| parts.iter().position(|(of, _)| *of == staff);
+        for note in self.notes {
+            let Some(at) = of(&mut parts, note.staff) else { continue };
+            match note.placed(measures) {
+                Some(Placed::Note(note)) => parts[at].1.notes.push(note),
+                Some(Placed::Rest(rest)) => parts[at].1.rests.push(rest),
+                None => {}
+            }
+        }
+        for (measure, draft) in self.directions {
+            let at = of(&mut parts, draft.staff).unwrap_or(0);
+            parts[at].1.directions.extend(draft.placed(start(measure)));
+        }
+        for draft in self.clefs {
+            let Some(at) = of(&mut parts, draft.staff) else { continue };
+            let onset = draft.at.ticks().and_then(|ticks| start(draft.measure).checked_add(ticks));
+            parts[at].1.clefs.extend(onset.map(|onset| Clef { onset, ..draft.clef }));
+        }
+        parts.into_iter().map(|(_, part)| in_order(part)).collect()
     }
+}
+
+/// In time order; of a chord, the lowest note has what belongs to all of it.
+fn in_order(mut part: Part) -> Part {
+    part.notes.sort_by_key(|note| (note.onset, note.voice, note.pitch.midi));
+    part.rests.sort_by_key(|rest| rest.onset);
+    part.clefs.sort_by_key(|clef| clef.onset);
+    part.directions.sort_by_key(|direction| direction.onset);
+    let together = |a: &Note, b: &Note| (a.onset, a.voice, a.duration) == (b.onset, b.voice, b.duration);
+    for chord in part.notes.chunk_by_mut(together).filter(|chord| chord.len() > 1) {
+        let fermata = chord.iter().any(|note| note.fermata);
+        chord.iter_mut().for_each(|note| note.fermata = fermata);
+        let (lowest, others) = chord.split_at_mut(1);
+        for note in others {
+            let (lowest, notation) = (&mut lowest[0].notation, &mut note.notation);
+            lowest.lyrics.append(&mut notation.lyrics);
+            lowest.graces.append(&mut notation.graces);
+            lowest.graces_after.append(&mut notation.graces_after);
+            let own =
+                |mark: &mut Markup| !["accidental", "notehead", "technical"].contains(&mark.name.as_str());
+            lowest.marks.extend(notation.marks.extract_if(.., own));
+        }
+    }
+    part
+}
+
+fn take_graces(waiting: &mut Vec<(u8, Grace)>, voice: u8) -> Vec<Grace> {
+    waiting.extract_if(.., |(of, _)| *of == voice).map(|(_, grace)| grace).collect()
 }
 
 pub(super) fn too_fine(document: &Document<'_>) -> ReadError {
     document.fail(
         "durations and divisions that do not fit together (too long or too fine); export the score again",
     )
-}
-
-fn barline(document: &mut Document<'_>, index: usize) -> Result<(), ReadError> {
-    while let Some(child) = document.xml.child()? {
-        if child.name() == "repeat" {
-            let direction = document.xml.attribute(&child, "direction")?;
-            let measure = &mut document.measures[index].measure;
-            match direction.as_deref() {
-                Some("forward") => measure.repeat_start = true,
-                Some("backward") => measure.repeat_end = true,
-                _ => {}
-            }
-        }
-        document.xml.skip()?;
-    }
-    Ok(())
-}
-
-fn direction(document: &mut Document<'_>) -> Result<(), ReadError> {
-    while let Some(child) = document.xml.child()? {
-        match child.name() {
-            "sound" => sound(document, &child)?,
-            _ => document.xml.skip()?,
-        }
-    }
-    Ok(())
-}
-
-/// The first tempo that the file gives is the score's.
-fn sound(document: &mut Document<'_>, element: &Element<'_>) -> Result<(), ReadError> {
-    let tempo = document.xml.attribute(element, "tempo")?;
-    let tempo = tempo.and_then(|text| text.trim().parse::<f64>().ok());
-    document.tempo = document.tempo.or(tempo.filter(|tempo| *tempo > 0.0 && *tempo < 10_000.0));
-    document.xml.skip()
-}
-
-fn key(document: &mut Document<'_>) -> Result<Option<KeySignature>, ReadError> {
-    let mut fifths = None;
-    let mut mode = None;
-    while let Some(child) = document.xml.child()? {
-        match child.name() {
-            "fifths" => {
-                let text = document.xml.content()?;
-                let number = text.parse::<i32>().ok().filter(|fifths| (-24..=24).contains(fifths));
-                let number = number.ok_or_else(|| document.fail(format!("a key of {text:.20} fifths")))?;
-                // Eight sharps and more have flats for a simpler name.
-                let simple = if number.abs() > 7 { (number + 5).rem_euclid(12) - 5 } else { number };
-                fifths = i8::try_from(simple).ok();
-            }
-            "mode" => {
-                mode = match document.xml.content()?.as_str() {
-                    "major" | "ionian" => Some(Mode::Major),
-                    "minor" | "aeolian" => Some(Mode::Minor),
-                    _ => None,
-                };
-            }
-            _ => document.xml.skip()?,
-        }
-    }
-    Ok(fifths.map(|fifths| KeySignature { fifths, mode }))
-}
-
-/// None where the music is said to have no metre.
-fn time(document: &mut Document<'_>) -> Result<Option<(u32, u32)>, ReadError> {
-    let mut beats = 0_u32;
-    let mut beat_type = None;
-    while let Some(child) = document.xml.child()? {
-        let is_beats = child.name() == "beats";
-        if !is_beats && child.name() != "beat-type" {
-            document.xml.skip()?;
-            continue;
-        }
-        let text = document.xml.content()?;
-        let numbers = text.split('+').map(|number| number.trim().parse::<u32>().ok());
-        let sum = numbers.sum::<Option<u32>>().filter(|sum| (1..=1024).contains(sum));
-        let Some(sum) = sum else {
-            return Err(document
-                .fail(format!("a time signature with {text:.20}; whole numbers up to 1024 are known")));
-        };
-        if is_beats {
-            beats = beats.saturating_add(sum).min(1024);
-        } else {
-            beat_type = beat_type.or(Some(sum));
-        }
-    }
-    Ok(beat_type.filter(|_| beats > 0).map(|beat_type| (beats, beat_type)))
 }

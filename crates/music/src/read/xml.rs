@@ -6,6 +6,15 @@ use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::reader::Reader;
 
 use super::ReadError;
+use crate::score::Markup;
+
+/// Elements of a piece of markup, their depth, and the attributes of each, at most. What is beyond is left out.
+const MARKUP_ELEMENTS_MAX: usize = 200;
+const MARKUP_DEPTH_MAX: usize = 8;
+const MARKUP_ATTRIBUTES_MAX: usize = 24;
+/// Attributes that say where on a page something is, or how it looks there; they would be wrong on another page.
+const OF_THE_PAGE: [&str; 9] =
+    ["default-", "relative-", "bezier-", "font-", "color", "id", "halign", "valign", "justify"];
 
 /// A document being read, forwards only.
 pub(super) struct Xml<'a> {
@@ -124,6 +133,64 @@ impl<'a> Xml<'a> {
         }
     }
 
+    /// The open element with what is in it, but for its place on the page, reading to its end.
+    pub(super) fn markup(&mut self, element: &Element<'_>) -> Result<Markup, ReadError> {
+        let mut room = MARKUP_ELEMENTS_MAX;
+        self.markup_within(element, MARKUP_DEPTH_MAX, &mut room)
+    }
+
+    fn markup_within(
+        &mut self,
+        element: &Element<'_>,
+        depth: usize,
+        room: &mut usize,
+    ) -> Result<Markup, ReadError> {
+        let attributes = self.attributes(element)?;
+        let mut markup = Markup { attributes, ..Markup::new(element.name()) };
+        loop {
+            match self.event()? {
+                Event::Start(start)
+                    if depth == 0 || *room == 0 || !is_plain(Element(start.clone()).name()) =>
+                {
+                    self.skip()?;
+                }
+                Event::Start(start) => {
+                    *room -= 1;
+                    markup.children.push(self.markup_within(&Element(start), depth - 1, room)?);
+                }
+                Event::End(_) => {
+                    markup.text = markup.text.trim().to_owned();
+                    return Ok(markup);
+                }
+                Event::Text(text) => markup.text.push_str(&text),
+                Event::CData(text) => markup.text.push_str(&text),
+                Event::GeneralRef(reference) => markup.text.push(self.resolve(&reference)?),
+                Event::Eof => return Err(self.ill_formed("it ends in the middle of an element")),
+                _ => {}
+            }
+        }
+    }
+
+    /// An element's attributes, without those of the page and of other namespaces.
+    fn attributes(&self, element: &Element<'_>) -> Result<Vec<(String, String)>, ReadError> {
+        let mut attributes = Vec::new();
+        for attribute in element.0.attributes().with_checks(false).take(MARKUP_ATTRIBUTES_MAX) {
+            let attribute = attribute.map_err(|error| self.ill_formed(error))?;
+            let key = attribute.key.as_ref().to_owned();
+            let of_the_page = OF_THE_PAGE.iter().any(|start| match start.strip_suffix('-') {
+                Some(_) => key.starts_with(start),
+                None => key == *start,
+            });
+            if of_the_page || !is_plain(&key) {
+                continue;
+            }
+            if let Some(value) = self.attribute(element, &key)? {
+                attributes.push((key, value));
+            }
+        }
+        Ok(attributes)
+    }
+
     fn resolve(&self, reference: &BytesRef<'_>) -> Result<char, ReadError> {
         match reference.resolve_char_ref() {
             Ok(Some(character)) => return Ok(character),
@@ -157,6 +224,12 @@ impl<'a> Xml<'a> {
         }
         Ok(None)
     }
+}
+
+/// Whether a name can be written again: letters, digits and hyphens, and no prefix.
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(plain)
 }
 
 /// A document's bytes as text: UTF-8, UTF-16 with its mark, or Latin-1 where the declaration says so.

@@ -2,67 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::score::{KeySignature, Measure, Note, Part, Score, TICKS_PER_QUARTER};
+use crate::score::{Measure, Notation, Note, NoteValue, Part, Rest, Score};
 
-/// Note values from breve to 256th: MusicXML's name and the length in ticks.
-const VALUES: [(&str, i64); 10] = [
-    ("breve", 8 * TICKS_PER_QUARTER),
-    ("whole", 4 * TICKS_PER_QUARTER),
-    ("half", 2 * TICKS_PER_QUARTER),
-    ("quarter", TICKS_PER_QUARTER),
-    ("eighth", TICKS_PER_QUARTER / 2),
-    ("16th", TICKS_PER_QUARTER / 4),
-    ("32nd", TICKS_PER_QUARTER / 8),
-    ("64th", TICKS_PER_QUARTER / 16),
-    ("128th", TICKS_PER_QUARTER / 32),
-    ("256th", TICKS_PER_QUARTER / 64),
-];
-/// Tuplets that are recognised: so many in the time of so many.
-const TUPLETS: [(i64, i64); 3] = [(3, 2), (5, 4), (7, 4)];
+use super::cut::{Beats, full, plain_value, value};
+
 /// Measures that are made up for a score without any, or for notes beyond its last one.
 const MEASURES_ADDED_MAX: usize = 100_000;
-
-/// A note value with dots, perhaps in a tuplet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Value {
-    pub(super) name: &'static str,
-    pub(super) dots: usize,
-    pub(super) tuplet: Option<(i64, i64)>,
-}
-
-/// The value of exactly this length, if there is one.
-pub(super) fn value(ticks: i64) -> Option<Value> {
-    if let Some((name, dots)) = plain_value(ticks) {
-        return Some(Value { name, dots, tuplet: None });
-    }
-    TUPLETS.iter().find_map(|&(actual, normal)| {
-        let stretched = ticks * actual;
-        let (name, dots) = if stretched % normal == 0 { plain_value(stretched / normal) } else { None }?;
-        Some(Value { name, dots, tuplet: Some((actual, normal)) })
-    })
-}
-
-fn plain_value(ticks: i64) -> Option<(&'static str, usize)> {
-    VALUES.iter().find_map(|&(name, length)| {
-        let dotted = [length, length + length / 2, length + length / 2 + length / 4];
-        // 10,080 has five twos: a halving that is not exact is no note value.
-        let exact = |dots: usize| length % (1 << dots) == 0;
-        (0..3).find(|&dots| dotted[dots] == ticks && exact(dots)).map(|dots| (name, dots))
-    })
-}
-
-/// Cuts a length that is no single value into values, longest first; what is left over comes last, unwritable.
-pub(super) fn cut(mut ticks: i64) -> Vec<i64> {
-    let mut pieces = Vec::new();
-    while ticks > 0 {
-        let whole = value(ticks).map(|_| ticks);
-        let longest = || VALUES.iter().map(|&(_, length)| length).find(|&length| length <= ticks);
-        let piece = whole.or_else(longest).unwrap_or(ticks);
-        pieces.push(piece);
-        ticks -= piece;
-    }
-    pieces
-}
 
 /// The score's measures, or 4/4 ones where it has none, carried on to the end of its last note. Gaps and
 /// overlaps are closed: each ends where the next begins.
@@ -80,73 +25,95 @@ pub(super) fn measures(score: &Score) -> Vec<Measure> {
     for i in 1..measures.len() {
         measures[i - 1].duration = measures[i].start - measures[i - 1].start;
     }
-    let (mut start, time, key) = match measures.last() {
-        Some(last) => (last.start + last.duration, last.time, last.key),
-        None => (0, (4, 4), KeySignature::default()),
+    let pattern = match measures.last() {
+        Some(last) => Measure { time: last.time, key: last.key, ..Measure::default() },
+        None => Measure::default(),
     };
-    let full = full(time);
+    let mut start = measures.last().map_or(0, |last| last.start + last.duration);
+    let duration = full(pattern.time);
     let end = score.duration();
     let mut added = 0;
     while (start < end || measures.is_empty()) && added < MEASURES_ADDED_MAX {
         let number = (measures.len() + 1).to_string();
-        let (repeat_start, repeat_end) = (false, false);
-        measures.push(Measure {
-            number,
-            start,
-            duration: full,
-            time,
-            key,
-            implicit: false,
-            repeat_start,
-            repeat_end,
-        });
-        start += full;
+        measures.push(Measure { number, start, duration, ..pattern.clone() });
+        start += duration;
         added += 1;
     }
     measures
 }
 
-/// Ticks of a measure that its time signature fills.
-pub(super) fn full(time: (u32, u32)) -> i64 {
-    i64::from(time.0.clamp(1, 64)) * 4 * TICKS_PER_QUARTER / i64::from(time.1.clamp(1, 64))
-}
-
-/// Something to write in one voice of one measure: a rest, or the notes of a chord.
+/// The notes of a chord, or a written rest.
 #[derive(Debug, Clone)]
-pub(super) struct Event<'a> {
-    /// Ticks.
+pub(super) struct Item<'a> {
+    pub(super) onset: i64,
     pub(super) duration: i64,
     /// Empty: a rest.
-    pub(super) notes: Vec<Sung<'a>>,
+    pub(super) notes: Vec<&'a Note>,
+    pub(super) rest: Option<&'a Rest>,
 }
 
-/// One note's share of an event.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sung<'a> {
-    pub(super) note: &'a Note,
-    pub(super) tie_stop: bool,
-    pub(super) tie_start: bool,
-    /// The first and the last piece of the note: where its words and its fermata go.
+impl<'a> Item<'a> {
+    fn end(&self) -> i64 {
+        self.onset + self.duration
+    }
+
+    fn notation(&self) -> Option<&'a Notation> {
+        let of_note = self.notes.first().map(|note| &note.notation);
+        of_note.or(self.rest.map(|rest| &rest.notation))
+    }
+}
+
+/// Something to write in one voice of one measure: a note or chord, or a rest; or a part of one.
+#[derive(Debug, Clone)]
+pub(super) struct Event<'a> {
+    /// Ticks from the score's start.
+    pub(super) onset: i64,
+    /// Ticks.
+    pub(super) duration: i64,
+    /// Both empty: a gap.
+    pub(super) notes: Vec<&'a Note>,
+    pub(super) rest: Option<&'a Rest>,
+    /// The first and the last piece of its item: where its words and its fermata go.
     pub(super) first: bool,
     pub(super) last: bool,
+    pub(super) value: Option<NoteValue>,
+    /// The value is the file's own, and so are the brackets over it.
+    pub(super) as_written: bool,
+    /// Where a bracket that the file does not have begins and ends.
+    pub(super) bracket: (bool, bool),
 }
 
-/// A part's notes as lines in which nothing overlaps: the file's voices, and as many more as it takes. Notes of
-/// one voice, onset and duration are a chord.
-pub(super) fn lines(part: &Part) -> Vec<Vec<Vec<&Note>>> {
-    let mut by_voice: BTreeMap<u8, Vec<&Note>> = BTreeMap::new();
-    for note in part.notes.iter().filter(|n| n.duration > 0 && n.onset >= 0) {
-        by_voice.entry(note.voice).or_default().push(note);
+/// A part's notes and rests as lines in which nothing overlaps: the file's voices, and as many more as it takes. Notes
+/// of one voice, onset and duration are a chord.
+pub(super) fn lines(part: &Part) -> Vec<Vec<Item<'_>>> {
+    let mut by_voice: BTreeMap<u8, Vec<Item<'_>>> = BTreeMap::new();
+    let mut notes: Vec<&Note> = part.notes.iter().filter(|n| n.duration > 0 && n.onset >= 0).collect();
+    notes.sort_by_key(|n| (n.voice, n.onset, n.duration, n.pitch.midi));
+    for chord in notes.chunk_by(|a, b| (a.voice, a.onset, a.duration) == (b.voice, b.onset, b.duration)) {
+        let (onset, duration) = (chord[0].onset, chord[0].duration);
+        by_voice.entry(chord[0].voice).or_default().push(Item {
+            onset,
+            duration,
+            notes: chord.to_vec(),
+            rest: None,
+        });
+    }
+    for rest in part.rests.iter().filter(|rest| rest.duration > 0 && rest.onset >= 0) {
+        let (onset, duration) = (rest.onset, rest.duration);
+        let item = Item { onset, duration, notes: Vec::new(), rest: Some(rest) };
+        by_voice.entry(rest.voice).or_default().push(item);
     }
     let mut lines = Vec::new();
-    for notes in by_voice.values_mut() {
-        notes.sort_by_key(|n| (n.onset, n.duration, n.pitch.midi));
-        let mut of_voice: Vec<Vec<Vec<&Note>>> = Vec::new();
-        for chord in notes.chunk_by(|a, b| (a.onset, a.duration) == (b.onset, b.duration)) {
-            let end = |line: &Vec<Vec<&Note>>| line.last().map_or(0, |c| c[0].onset + c[0].duration);
-            match of_voice.iter_mut().find(|line| end(line) <= chord[0].onset) {
-                Some(line) => line.push(chord.to_vec()),
-                None => of_voice.push(vec![chord.to_vec()]),
+    for items in by_voice.values_mut() {
+        items.sort_by_key(|item| (item.onset, item.rest.is_some(), item.duration));
+        let mut of_voice: Vec<Vec<Item<'_>>> = Vec::new();
+        for item in items.drain(..) {
+            let fits = |line: &Vec<Item<'_>>| line.last().is_none_or(|last| last.end() <= item.onset);
+            match of_voice.iter().position(fits) {
+                Some(line) => of_voice[line].push(item),
+                // A rest beside a note of the same voice is none.
+                None if item.rest.is_some() && !of_voice.is_empty() => {}
+                None => of_voice.push(vec![item]),
             }
         }
         lines.append(&mut of_voice);
@@ -154,83 +121,115 @@ pub(super) fn lines(part: &Part) -> Vec<Vec<Vec<&Note>>> {
     lines
 }
 
-/// The events of one line within one measure, gaps filled with rests; nothing at all gives one rest.
-pub(super) fn events<'a>(line: &[Vec<&'a Note>], measure: &Measure) -> Vec<Event<'a>> {
+/// The events of one line within one measure, gaps included; nothing at all gives one gap or more.
+pub(super) fn events<'a>(line: &[Item<'a>], measure: &Measure) -> Vec<Event<'a>> {
     let (begin, end) = (measure.start, measure.start + measure.duration);
-    let first = line.partition_point(|chord| chord[0].onset + chord[0].duration <= begin);
+    let beats = Beats::of(measure);
+    let first = line.partition_point(|item| item.end() <= begin);
     let mut events = Vec::new();
     let mut at = begin;
-    for chord in line[first..].iter().take_while(|chord| chord[0].onset < end) {
-        let (onset, stop) = (chord[0].onset.max(begin), (chord[0].onset + chord[0].duration).min(end));
-        rests(&mut events, at, onset);
-        let mut piece_onset = onset;
-        for piece in cut(stop - onset) {
-            let is_first = piece_onset == chord[0].onset;
-            let is_last = piece_onset + piece == chord[0].onset + chord[0].duration;
-            let sing = |note: &&'a Note| Sung {
-                note,
-                tie_stop: !is_first || note.tie_from,
-                tie_start: !is_last || note.tie_to,
-                first: is_first,
-                last: is_last,
-            };
-            let notes = chord.iter().map(sing).collect();
-            events.push(Event { duration: piece, notes });
-            piece_onset += piece;
-        }
+    for item in line[first..].iter().take_while(|item| item.onset < end) {
+        let (onset, stop) = (item.onset.max(begin), item.end().min(end));
+        gaps(&mut events, beats, measure, at, onset);
+        pieces(&mut events, item, beats, begin, (onset, stop));
         at = stop;
     }
-    rests(&mut events, at, end);
+    gaps(&mut events, beats, measure, at, end);
+    bracket(&mut events);
     events
 }
 
-fn rests(events: &mut Vec<Event<'_>>, from: i64, to: i64) {
-    events.extend(cut(to - from).into_iter().map(|duration| Event { duration, notes: Vec::new() }));
+fn pieces<'a>(
+    events: &mut Vec<Event<'a>>,
+    item: &Item<'a>,
+    beats: Beats,
+    measure_start: i64,
+    (onset, stop): (i64, i64),
+) {
+    let (at, length) = (onset - measure_start, stop - onset);
+    let is_whole = length == item.duration;
+    let written = item.notation().and_then(|notation| notation.value.as_ref());
+    let written = written.filter(|value| is_whole && value.lasts(length));
+    let whole_measure = is_whole && item.rest.is_some_and(|rest| rest.measure);
+    let lengths = match (written, item.rest) {
+        (Some(_), _) => vec![length],
+        _ if whole_measure && at == 0 => vec![length],
+        (None, Some(_)) => beats.cut_rest(at, length),
+        (None, None) => beats.cut_note(at, length),
+    };
+    let mut piece_onset = onset;
+    for duration in lengths {
+        events.push(Event {
+            onset: piece_onset,
+            duration,
+            notes: item.notes.clone(),
+            rest: item.rest,
+            first: piece_onset == item.onset,
+            last: piece_onset + duration == item.end(),
+            value: written.cloned().or_else(|| value(duration)),
+            as_written: written.is_some(),
+            bracket: (false, false),
+        });
+        piece_onset += duration;
+    }
+}
+
+fn gaps(events: &mut Vec<Event<'_>>, beats: Beats, measure: &Measure, from: i64, to: i64) {
+    let mut onset = from;
+    for duration in beats.cut_rest(from - measure.start, to - from) {
+        let (notes, value) = (Vec::new(), value(duration));
+        let (first, last, as_written, bracket) = (true, true, false, (false, false));
+        events.push(Event { onset, duration, notes, rest: None, first, last, value, as_written, bracket });
+        onset += duration;
+    }
+}
+
+/// Puts brackets over runs of tuplets that have none: each as long as a plain value.
+fn bracket(events: &mut [Event<'_>]) {
+    let ratio = |event: &Event<'_>| {
+        let tuplet = event.value.as_ref().and_then(|value| value.tuplet.as_ref());
+        tuplet.filter(|_| !event.as_written).map(|tuplet| (tuplet.actual, tuplet.normal))
+    };
+    let mut run: Option<(usize, i64)> = None;
+    for at in 0..events.len() {
+        let Some(of) = ratio(&events[at]) else {
+            run = None;
+            continue;
+        };
+        let (start, before) = run.filter(|&(start, _)| ratio(&events[start]) == Some(of)).unwrap_or((at, 0));
+        let length = before + events[at].duration;
+        let ends = plain_value(length).is_some_and(|(_, dots)| dots == 0);
+        let breaks_off = events.get(at + 1).is_none_or(|next| ratio(next) != Some(of));
+        run = Some((start, length));
+        if start < at && (ends || breaks_off) {
+            events[start].bracket.0 = true;
+            events[at].bracket.1 = true;
+            run = None;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::TICKS_PER_QUARTER;
 
     const Q: i64 = TICKS_PER_QUARTER;
-
-    #[test]
-    fn lengths_are_cut_into_note_values() {
-        let names = |ticks: i64| -> Vec<String> {
-            let name = |piece: &i64| match value(*piece) {
-                Some(v) => format!("{}{}", v.name, ".".repeat(v.dots)),
-                None => "?".to_owned(),
-            };
-            cut(ticks).iter().map(name).collect()
-        };
-        assert_eq!(names(Q), ["quarter"]);
-        assert_eq!(names(3 * Q), ["half."]);
-        assert_eq!(names(Q * 7 / 2), ["half.."]);
-        assert_eq!(names(Q * 5 / 2), ["half", "eighth"]);
-        assert_eq!(names(Q / 4 * 5), ["quarter", "16th"]);
-        assert_eq!(names(9 * Q), ["breve", "quarter"]);
-        assert_eq!(names(17), ["?"]);
-    }
-
-    #[test]
-    fn thirds_fifths_and_sevenths_of_a_beat_are_tuplets() {
-        assert_eq!(value(Q / 3), Some(Value { name: "eighth", dots: 0, tuplet: Some((3, 2)) }));
-        assert_eq!(value(2 * Q / 3), Some(Value { name: "quarter", dots: 0, tuplet: Some((3, 2)) }));
-        assert_eq!(value(Q / 5), Some(Value { name: "16th", dots: 0, tuplet: Some((5, 4)) }));
-        assert_eq!(value(Q / 7), Some(Value { name: "16th", dots: 0, tuplet: Some((7, 4)) }));
-    }
-
-    #[test]
-    fn the_cut_pieces_add_up_to_the_whole() {
-        for ticks in 1..=2 * Q {
-            assert_eq!(cut(ticks).iter().sum::<i64>(), ticks);
-        }
-    }
 
     #[test]
     fn a_score_without_measures_gets_some() {
         let made = measures(&Score::default());
         assert_eq!(made.len(), 1);
         assert_eq!((made[0].start, made[0].duration, made[0].time), (0, 4 * Q, (4, 4)));
+    }
+
+    #[test]
+    fn triplets_get_brackets_a_beat_long() {
+        let notes = (0..6).map(|at| Note { onset: at * Q / 3, duration: Q / 3, ..Note::default() });
+        let part = Part { notes: notes.collect(), ..Part::default() };
+        let events = events(&lines(&part)[0], &Measure::default());
+        let brackets: Vec<(bool, bool)> = events.iter().take(6).map(|event| event.bracket).collect();
+        let (start, none, stop) = ((true, false), (false, false), (false, true));
+        assert_eq!(brackets, [start, none, stop, start, none, stop]);
     }
 }

@@ -1,6 +1,6 @@
 //! Ends of phrases of tunes as hymn books print them.
 
-use kapell_music::score::{KeySignature, TICKS_PER_QUARTER};
+use kapell_music::score::TICKS_PER_QUARTER;
 
 use super::*;
 
@@ -24,14 +24,9 @@ fn line(lengths: &[f64]) -> Vec<GridNote> {
 /// Measures of so many quarters, behind a pickup.
 fn measures(pickup: i64, quarters: i64, count: i64) -> Vec<Measure> {
     let measure = |start: i64, quarters: i64| Measure {
-        number: String::new(),
         start: start * TICKS_PER_QUARTER,
         duration: quarters * TICKS_PER_QUARTER,
-        time: (4, 4),
-        key: KeySignature::default(),
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
+        ..Measure::default()
     };
     let first = (pickup > 0).then(|| measure(0, pickup));
     let whole = (0..count).map(|at| measure(pickup + at * quarters, quarters));

@@ -75,8 +75,8 @@ impl Roll {
             all().filter(|note| note.fermata).map(|note| (note.onset, note.end())).collect();
         fermatas.sort_unstable_by_key(|&(onset, end)| (end, onset));
         fermatas.dedup_by_key(|(_, end)| *end);
-        let singing = score.parts.iter().find(|part| part.notes.iter().any(|note| note.lyric.is_some()));
-        let syllable = |note: &Note| Some((note.onset, note.lyric.clone()?));
+        let singing = score.parts.iter().find(|part| part.notes.iter().any(|note| note.lyric().is_some()));
+        let syllable = |note: &Note| Some((note.onset, note.lyric()?));
         let pitches = || notes.iter().map(|bar| bar.pitch.midi);
         Self {
             words: singing.map(|part| part.notes.iter().filter_map(syllable).collect()).unwrap_or_default(),

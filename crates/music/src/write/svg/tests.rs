@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::read::read_score;
-use crate::score::{KeySignature, Mode, Note, Part};
+use crate::score::{KeySignature, Lyric, Mode, Note, Part, Syllabic, Syllable};
 use crate::write::spelling::spell;
 use quick_xml::Reader;
 use quick_xml::events::Event;
@@ -10,16 +10,12 @@ use quick_xml::events::Event;
 const Q: i64 = TICKS_PER_QUARTER;
 
 fn note(onset: i64, duration: i64, midi: u8) -> Note {
-    Note {
-        onset,
-        duration,
-        pitch: spell(midi, 1),
-        tie_from: false,
-        tie_to: false,
-        fermata: false,
-        voice: 1,
-        lyric: None,
-    }
+    Note { onset, duration, pitch: spell(midi, 1), ..Note::default() }
+}
+
+fn words(text: &str, syllabic: Syllabic) -> Lyric {
+    let syllable = Syllable { text: text.to_owned(), syllabic: Some(syllabic), elision: None };
+    Lyric { verse: "1".to_owned(), syllables: vec![syllable], ..Lyric::default() }
 }
 
 fn bar(number: usize, start: i64, duration: i64) -> Measure {
@@ -29,9 +25,7 @@ fn bar(number: usize, start: i64, duration: i64) -> Measure {
         duration,
         time: (4, 4),
         key: KeySignature { fifths: 1, mode: Some(Mode::Major) },
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
+        ..Measure::default()
     }
 }
 
@@ -93,7 +87,7 @@ fn sixteen_bars_fit_one_system_and_more_are_wrapped() {
         assert_eq!(systems_of(&write_svg(&score(bars))), systems, "{bars} bars");
     }
     let mut sung = score(16);
-    sung.parts[0].notes[0].lyric = Some("Glo-".into());
+    sung.parts[0].notes[0].notation.lyrics = vec![words("Glo", Syllabic::Begin)];
     let svg = write_svg(&sung);
     assert_eq!(systems_of(&svg), 2, "words want more room");
     assert!(svg.contains(">Glo-</text>"));
@@ -151,7 +145,7 @@ fn a_score_of_nothing_is_an_empty_picture() {
 fn the_picture_of_a_read_melody_has_its_words() {
     let xml = crate::write::write_musicxml(&{
         let mut piece = score(2);
-        piece.parts[0].notes[1].lyric = Some("a<b".into());
+        piece.parts[0].notes[1].notation.lyrics = vec![words("a<b", Syllabic::Single)];
         piece
     });
     let read = read_score(xml.as_bytes(), "piece").expect("our own MusicXML");

@@ -7,16 +7,7 @@ use crate::write::spelling::spell;
 const Q: i64 = TICKS_PER_QUARTER;
 
 fn note(onset: i64, duration: i64, midi: u8) -> Note {
-    Note {
-        onset,
-        duration,
-        pitch: spell(midi, 0),
-        tie_from: false,
-        tie_to: false,
-        fermata: false,
-        voice: 1,
-        lyric: None,
-    }
+    Note { onset, duration, pitch: spell(midi, 0), ..Note::default() }
 }
 
 fn score(parts: Vec<Vec<Note>>) -> Score {
@@ -74,17 +65,7 @@ fn sound_lasts_as_long_as_the_score_and_then_there_is_silence() {
 #[test]
 fn rests_are_silent_and_written_rests_at_the_end_count() {
     let mut rests = score(vec![vec![note(Q, Q, 60)]]);
-    let measure = Measure {
-        number: "1".into(),
-        start: 0,
-        duration: 4 * Q,
-        time: (4, 4),
-        key: crate::score::KeySignature::default(),
-        implicit: false,
-        repeat_start: false,
-        repeat_end: false,
-    };
-    rests.measures.push(measure);
+    rests.measures.push(Measure::default());
     let (left, _) = played(&rests);
     assert_eq!(left.len(), sample_at(5.0));
     assert_eq!(loudest(&left[..sample_at(1.0)]), 0.0);
