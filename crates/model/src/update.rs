@@ -19,6 +19,7 @@ use self::outer::Outer;
 use self::packed::Packed;
 use self::strip::{Pass, Strip};
 use crate::config::{Architecture, GradClip, TrainConfig};
+use crate::kernels::aligned::Aligned;
 use crate::kernels::cut::Cut;
 use crate::kernels::matmul::{BLOCK, Into, Panels, Tiles, product, product_tiles};
 use crate::kernels::norm::{Measure, Statistics};
@@ -89,7 +90,7 @@ pub(crate) struct Update {
     norms: Vec<Statistics>,
     measures: Vec<Measure>,
     /// The first layer's gradients by token: [V, 4H], packed as [4H, V], and its embedding as [V, E].
-    table: Vec<f32>,
+    table: Aligned,
     table_tiles: Tiles,
     embedding: Panels,
     pub(crate) gradient: Vec<f32>,
@@ -129,7 +130,7 @@ impl Update {
             head_outers: part(vocabulary).map(head_outer).collect(),
             norms: (0..norms).map(|_| Statistics::new(hidden)).collect(),
             measures: part(hidden).map(Measure::new).collect(),
-            table: vec![0.0; vocabulary * 4 * hidden],
+            table: Aligned::zeros(vocabulary * 4 * hidden),
             table_tiles: Tiles::new(vocabulary, 4 * hidden),
             embedding: Panels::new(vocabulary, config.embedding),
             gradient: vec![0.0; layout.len],
@@ -143,9 +144,8 @@ impl Update {
     pub(crate) fn bytes(&self) -> usize {
         let strips = self.strips.iter().map(Strip::bytes).sum::<usize>();
         let outers = self.outers.iter().chain(&self.head_outers).map(Outer::bytes).sum::<usize>();
-        let floats = self.table.len() + self.gradient.len();
-        let table = self.table_tiles.bytes() + self.embedding.bytes();
-        self.packed.bytes() + strips + outers + table + floats * size_of::<f32>()
+        let table = self.table.bytes() + self.table_tiles.bytes() + self.embedding.bytes();
+        self.packed.bytes() + strips + outers + table + size_of_val(&*self.gradient)
     }
 
     /// Trains on one window: the mean loss in nats per token, before the update. `update` counts from 0 over the

@@ -8,6 +8,7 @@
 //! by fused multiply-adds. That order depends on the inner dimension alone: not on the instruction set, the tile's
 //! shape, the rows beside it, or the number of threads.
 
+use super::aligned::Aligned;
 use super::cut::Cut;
 use super::level::Level;
 #[cfg(target_arch = "x86_64")]
@@ -45,7 +46,7 @@ const fn width(level: Level) -> usize {
 #[derive(Debug, Clone)]
 pub(crate) struct Panels {
     /// [ceil(cols / width), inner, width]
-    data: Vec<f32>,
+    data: Aligned,
     inner: usize,
     cols: usize,
     level: Level,
@@ -56,7 +57,7 @@ impl Panels {
     pub(crate) fn new(inner: usize, cols: usize) -> Self {
         let level = Level::chosen();
         let width = width(level);
-        Self { data: vec![0.0; cols.div_ceil(width) * width * inner], inner, cols, level }
+        Self { data: Aligned::zeros(cols.div_ceil(width) * width * inner), inner, cols, level }
     }
 
     /// The transpose of a row-major `weight [cols, inner]`, which is how PyTorch keeps its weights.
@@ -72,7 +73,7 @@ impl Panels {
 
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.data)
+        self.data.bytes()
     }
 
     /// Sets the inner dimension of what is packed next, at most what there is room for.
@@ -127,7 +128,7 @@ impl Panels {
 #[derive(Debug, Clone)]
 pub(crate) struct Tiles {
     /// [tiles, inner, rows of the tile]
-    data: Vec<f32>,
+    data: Aligned,
     inner: usize,
     rows: usize,
     level: Level,
@@ -136,12 +137,12 @@ pub(crate) struct Tiles {
 impl Tiles {
     /// Room for `inner * rows` numbers.
     pub(crate) fn new(inner: usize, rows: usize) -> Self {
-        Self { data: vec![0.0; inner * rows], inner, rows, level: Level::chosen() }
+        Self { data: Aligned::zeros(inner * rows), inner, rows, level: Level::chosen() }
     }
 
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.data)
+        self.data.bytes()
     }
 
     /// Sets the inner dimension of what is packed next, at most what there is room for.
@@ -274,6 +275,8 @@ fn kernels(level: Level) -> &'static Kernels {
     }
 }
 
+/// Numbers of a cache line.
+const LINE: usize = 16;
 /// Rows of a left operand that stay in the second-level cache while all panels pass by.
 const ROWS_PER_PASS: usize = 256;
 
@@ -293,6 +296,9 @@ unsafe fn run(job: &Job, into: Into, right: &Panels) {
                 for part in first..cut.parts.min(first + per_pass) {
                     let rows = cut.range(part);
                     let step = if job.packed { rows.len() } else { 1 };
+                    // While it computes, each tile asks for a line an inner element of the next panel.
+                    let (asked, next) = ((part - first) * LINE, (panel + 1) * width * inner);
+                    let ahead_step = if asked < width { LINE } else { 0 };
                     // SAFETY: a panel has `inner * width` numbers; rows and columns stay within the job's sizes, which
                     // the caller warrants. `Level::chosen` gives only levels that the processor has.
                     unsafe {
@@ -300,6 +306,11 @@ unsafe fn run(job: &Job, into: Into, right: &Panels) {
                             left: job.left.add(rows.start * inner + range.start * step),
                             left_stride: inner,
                             right: right.data.as_ptr().add((panel * inner + range.start) * width),
+                            ahead: right
+                                .data
+                                .as_ptr()
+                                .wrapping_add(next + range.start * width + asked * range.len()),
+                            ahead_step,
                             inner: range.len(),
                             target: job.target.add(rows.start * cols + col),
                             target_stride: cols,
@@ -320,6 +331,9 @@ struct Tile {
     /// Between the rows of a left side in place.
     left_stride: usize,
     right: *const f32,
+    /// Lines to be prefetched, one an inner element, so far apart; never read.
+    ahead: *const f32,
+    ahead_step: usize,
     inner: usize,
     target: *mut f32,
     target_stride: usize,
@@ -339,7 +353,10 @@ impl Tile {
             let mut sums = [[V::splat(0.0); REGISTERS]; ROWS];
             let mut right = self.right;
             let mut left = self.left;
+            let mut ahead = self.ahead;
             for _ in 0..self.inner {
+                V::prefetch(ahead);
+                ahead = ahead.wrapping_add(self.ahead_step);
                 let across: [V; REGISTERS] = std::array::from_fn(|at| V::load(right.add(at * V::LANES)));
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let offset = if PACKED { row } else { row * self.left_stride };

@@ -11,6 +11,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod adam;
+pub(crate) mod aligned;
 pub(crate) mod cell;
 pub(crate) mod cut;
 pub(crate) mod dropout;

@@ -16,6 +16,9 @@ pub(crate) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + term`, in one rounding wherever the implementor has that.
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
+    /// Asks for a cache line that will be read soon; it may lie anywhere. Nothing where there is no such instruction.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const f32) {}
 }
 
 /// Plain Rust: eight numbers, which the compiler puts into whatever registers there are. With `FUSED` it rounds once
@@ -96,6 +99,17 @@ macro_rules! by_intrinsics {
             unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
                 // SAFETY: the caller runs where the instruction set is.
                 Self(unsafe { $mul_add(self.0, factor.0, term.0) })
+            }
+
+            #[inline(always)]
+            unsafe fn prefetch(line: *const f32) {
+                // SAFETY: a prefetch accesses nothing, whatever its address. Miri does not know it.
+                #[cfg(not(miri))]
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                }
+                #[cfg(miri)]
+                let _ = line;
             }
         }
     };

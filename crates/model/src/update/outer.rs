@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::strip::Strip;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::matmul::{Into, Panels, Tiles, product_tiles};
 use crate::kernels::sum::{ColumnSums, add_by_token};
 
@@ -18,10 +19,10 @@ pub(super) struct Outer {
     /// Of the outputs' gradients: the gradient of the bias.
     bias: ColumnSums,
     /// [outputs, H], each.
-    d_states: Vec<f32>,
-    d_inputs: Vec<f32>,
+    d_states: Aligned,
+    d_inputs: Aligned,
     /// [V, outputs]: gradients by token, for the first layer.
-    table: Vec<f32>,
+    table: Aligned,
     /// No chunk has been added yet.
     empty: bool,
 }
@@ -41,9 +42,9 @@ impl Outer {
             states: Panels::new(positions, hidden),
             inputs: Panels::new(if inputs { positions } else { 0 }, hidden),
             bias: ColumnSums::new(outputs.clone()),
-            d_states: vec![0.0; count * hidden],
-            d_inputs: vec![0.0; if inputs { count * hidden } else { 0 }],
-            table: vec![0.0; tokens * count],
+            d_states: Aligned::zeros(count * hidden),
+            d_inputs: Aligned::zeros(if inputs { count * hidden } else { 0 }),
+            table: Aligned::zeros(tokens * count),
             empty: true,
             outputs,
         }
@@ -51,8 +52,8 @@ impl Outer {
 
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
-        let floats = self.d_states.len() + self.d_inputs.len() + self.table.len();
-        self.tiles.bytes() + self.states.bytes() + self.inputs.bytes() + floats * size_of::<f32>()
+        let sums = self.d_states.bytes() + self.d_inputs.bytes() + self.table.bytes();
+        self.tiles.bytes() + self.states.bytes() + self.inputs.bytes() + sums
     }
 
     /// Before the first chunk of a layer.

@@ -1,6 +1,7 @@
 //! An update's weights as the products want them, packed once when the update begins.
 
 use crate::config::Architecture;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::matmul::{Into, Panels, product};
 use crate::kernels::team::Team;
 use crate::weights::Weights;
@@ -24,7 +25,7 @@ pub(crate) struct Packed {
     /// [V, H]; absent where nothing is trained.
     pub(crate) linear_back: Option<Panels>,
     /// [V, 4H]: the first layer's input products by token.
-    pub(crate) table: Vec<f32>,
+    pub(crate) table: Aligned,
 }
 
 impl Packed {
@@ -45,7 +46,7 @@ impl Packed {
             layers: (0..layers).map(layer).collect(),
             linear: Panels::new(hidden, vocabulary),
             linear_back: trained.then(|| Panels::new(vocabulary, hidden)),
-            table: vec![0.0; vocabulary * gates],
+            table: Aligned::zeros(vocabulary * gates),
         }
     }
 
@@ -74,6 +75,6 @@ impl Packed {
             layer.input.bytes() + layer.recurrent.bytes() + back
         });
         let linear = self.linear.bytes() + self.linear_back.as_ref().map_or(0, Panels::bytes);
-        layers.sum::<usize>() + linear + size_of_val(&*self.table)
+        layers.sum::<usize>() + linear + self.table.bytes()
     }
 }

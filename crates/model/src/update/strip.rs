@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::packed::Packed;
 use super::{Carried, Window};
 use crate::config::TrainConfig;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::matmul::{Into, product};
 use crate::kernels::norm::Statistics;
 use crate::kernels::{cell, dropout, loss};
@@ -30,15 +31,15 @@ pub(super) struct Pass<'a> {
 /// One layer's buffers over a window.
 struct Buffers {
     /// [T, b, 4H]: sums, then activated gates, then gradients of the sums.
-    z: Vec<f32>,
+    z: Aligned,
     /// [T + 1, b, H]; the first b rows are the state before the window.
-    h: Vec<f32>,
+    h: Aligned,
     /// [T + 1, b, H]
-    c: Vec<f32>,
+    c: Aligned,
     /// [T, b, H]
-    tanh_c: Vec<f32>,
+    tanh_c: Aligned,
     /// [T, b, H]: after normalisation and dropout; empty where there is neither.
-    y: Vec<f32>,
+    y: Aligned,
     /// [T, b, H]; empty without dropout.
     mask: Vec<u8>,
 }
@@ -66,15 +67,15 @@ pub(super) struct Strip {
     replicate: u32,
     layers: Vec<Buffers>,
     /// [chunk, b, V]: logits, then their gradient.
-    logits: Vec<f32>,
+    logits: Aligned,
     /// [T, b]
     nats: Vec<f64>,
     /// [T, b, H]: the gradient of the current layer's output, and that of its input.
-    dy: Vec<f32>,
-    dx: Vec<f32>,
+    dy: Aligned,
+    dx: Aligned,
     /// [b, H]: gradients of the state that go from step to step.
-    dh: Vec<f32>,
-    dc: Vec<f32>,
+    dh: Aligned,
+    dc: Aligned,
 }
 
 impl Strip {
@@ -84,11 +85,11 @@ impl Strip {
         let state = rows.len() * hidden;
         let window = steps * state;
         let layer = || Buffers {
-            z: vec![0.0; 4 * window],
-            h: vec![0.0; window + state],
-            c: vec![0.0; window + state],
-            tanh_c: vec![0.0; window],
-            y: vec![0.0; if config.batch_norm || config.dropout > 0.0 { window } else { 0 }],
+            z: Aligned::zeros(4 * window),
+            h: Aligned::zeros(window + state),
+            c: Aligned::zeros(window + state),
+            tanh_c: Aligned::zeros(window),
+            y: Aligned::zeros(if config.batch_norm || config.dropout > 0.0 { window } else { 0 }),
             mask: vec![0; if config.dropout > 0.0 { window } else { 0 }],
         };
         Self {
@@ -99,19 +100,19 @@ impl Strip {
             seed: config.seed,
             replicate: config.replicate,
             layers: (0..config.layers).map(|_| layer()).collect(),
-            logits: vec![0.0; chunk * rows.len() * vocabulary],
+            logits: Aligned::zeros(chunk * rows.len() * vocabulary),
             nats: vec![0.0; steps * rows.len()],
-            dy: vec![0.0; window],
-            dx: vec![0.0; window],
-            dh: vec![0.0; state],
-            dc: vec![0.0; state],
+            dy: Aligned::zeros(window),
+            dx: Aligned::zeros(window),
+            dh: Aligned::zeros(state),
+            dc: Aligned::zeros(state),
             rows,
         }
     }
 
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
-        let floats = |slices: &[&Vec<f32>]| slices.iter().map(|slice| size_of_val(&***slice)).sum::<usize>();
+        let floats = |buffers: &[&Aligned]| buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>();
         let layers = self
             .layers
             .iter()
@@ -273,7 +274,7 @@ impl Strip {
         let top = self.layers.len() - 1;
         let (rows, state) = (self.rows.len(), self.state());
         self.regularise(top, steps.clone(), pass);
-        let mut logits = std::mem::take(&mut self.logits);
+        let mut logits = std::mem::replace(&mut self.logits, Aligned::zeros(0));
         let part = &mut logits[..steps.len() * rows * self.vocabulary];
         product(part, Into::Set, self.output(top, steps.clone()), &pass.packed.linear);
         for (logits, step) in part.chunks_exact_mut(rows * self.vocabulary).zip(steps.clone()) {
