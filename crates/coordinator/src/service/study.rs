@@ -327,14 +327,13 @@ async fn watch(
             let ended = studies::find(&mut conn, name).await?.state()?.ended();
             let page = events::after(&mut conn, study, after, EVENTS_PAGE).await?;
             drop(conn);
-            let full = page.len() == usize::try_from(EVENTS_PAGE).unwrap_or(usize::MAX);
-            for row in page {
+            for row in page.events {
                 after = row.seq;
                 if out.send(Ok(wire::event(name, row))).await.is_err() {
                     return Ok(());
                 }
             }
-            if full {
+            if page.is_full {
                 continue;
             }
             ended

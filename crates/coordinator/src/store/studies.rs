@@ -285,6 +285,7 @@ async fn cancel_alike(tx: &mut Tx, study: i64, state: TrialState, why: &str) -> 
             .execute(&mut tx.conn)
             .await?;
         if sql == events && done.rows_affected() > 0 {
+            tx.newest_event = Some(done.last_insert_rowid());
             tx.after.push(After::Told { seq: done.last_insert_rowid() });
         }
     }
