@@ -12,6 +12,7 @@ pub(crate) mod divergence;
 pub(crate) mod doctor;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod expand;
 pub(crate) mod finish;
 pub(crate) mod grant;
 pub(crate) mod lease;

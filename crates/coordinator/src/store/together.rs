@@ -3,6 +3,9 @@
 //! functions as any other, every statement has the fence of each row in itself, and the rows that took effect are
 //! counted: where one is missing, nothing of the group stands, and its requests are served alone.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 

@@ -5,6 +5,9 @@
 //! its answer yet, so any order is as good. The first two share statements as far as they are ordinary (see
 //! [`Together`]); every other request has a savepoint of its own, so that a bad one fails alone.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -132,6 +135,8 @@ enum Job {
 #[derive(Clone)]
 pub(crate) struct Writer {
     jobs: mpsc::Sender<Job>,
+    /// How long a request waits to get into the queue.
+    wait_max: Duration,
 }
 
 impl Writer {
@@ -153,7 +158,7 @@ impl Writer {
                 drop(fatal.send(error.to_string()));
             }
         });
-        (Self { jobs }, task)
+        (Self { jobs, wait_max: QUEUE_WAIT_MAX }, task)
     }
 
     /// Runs `f` in a savepoint, and gives its result once it is on disk.
@@ -199,7 +204,7 @@ impl Writer {
         job: Job,
         answer: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.jobs.send_timeout(job, QUEUE_WAIT_MAX).await.map_err(|error| match error {
+        self.jobs.send_timeout(job, self.wait_max).await.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => StoreError::Overloaded,
             SendTimeoutError::Closed(_) => StoreError::Closed,
         })?;
