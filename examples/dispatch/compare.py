@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Trials a second beside Optuna's journal, its fastest storage, in one run on one machine: A B B A, rounds times.
+"""Trials a second beside Optuna's journal, its fastest storage, and HyperQueue, in one run on one machine.
 
-    python3 examples/dispatch/compare.py --kapell target/release/kapell --python PYTHON_WITH_OPTUNA [--rounds 3]
+    python3 examples/dispatch/compare.py --kapell target/release/kapell --python PYTHON_WITH_THEM [--rounds 3]
 
-Two workers on either side, trials that do nothing but report 30 times. Kapellmeister's go through its real service
-and its real store (`kapell bench dispatch`), on disk before they are acknowledged; Optuna's through its Python API.
-Prints the medians and their ratio. Exit code: 0 at ten times or more, 3 below.
+PYTHON_WITH_THEM is a Python with `pip install optuna hyperqueue`. Two workers on every side, A B C C B A, rounds times.
+Kapellmeister's and Optuna's trials do nothing but report 30 times: the former go through its real service and its real
+store (`kapell bench dispatch`), on disk before they are acknowledged, the latter through Optuna's Python API.
+HyperQueue's figure is of another kind: its tasks are processes (`true`), and it records no results of them.
+Prints the medians and the ratio to Optuna. Exit code: 0 at ten times or more, 3 below.
 """
 
 import argparse
@@ -38,6 +40,17 @@ def optuna(o, folder):
     return 2 * (trials // 2) / (max(end for _, end in times) - min(begun for begun, _ in times))
 
 
+def hyperqueue(o, folder):
+    tasks = max(o.trials // 4, 50)
+    command = [o.python, str(HERE / "hyperqueue_tasks.py"), f"{folder}/server", str(tasks)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    times = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("TIMES")]
+    if done.returncode or not times:
+        sys.exit(f"HyperQueue failed: is it installed there?\n{done.stderr[-2000:]}")
+    begun, end = map(float, times[0])
+    return tasks / (end - begun)
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("--kapell", default="target/release/kapell")
@@ -45,16 +58,20 @@ def main():
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--trials", type=int, default=8640)
     a.add_argument("--reports", type=int, default=30)
+    a.add_argument("--without-hyperqueue", action="store_true", help="where it is not installed")
     o = a.parse_args()
-    got = {kapell: [], optuna: []}
+    sides = [kapell, optuna] + ([] if o.without_hyperqueue else [hyperqueue])
+    got = {side: [] for side in sides}
     for _ in range(o.rounds):
-        for side in (kapell, optuna, optuna, kapell):
+        for side in sides + sides[::-1]:
             with tempfile.TemporaryDirectory(dir=".") as folder:
                 got[side].append(side(o, folder))
-    ours, theirs = (statistics.median(got[side]) for side in (kapell, optuna))
-    print(f"kapell {ours:.0f} trials/s ({min(got[kapell]):.0f} to {max(got[kapell]):.0f}), "
-          f"Optuna's journal {theirs:.0f} ({min(got[optuna]):.0f} to {max(got[optuna]):.0f}): {ours / theirs:.1f} times")
-    return 0 if ours >= 10 * theirs else 3
+    names = {kapell: "kapell", optuna: "Optuna's journal", hyperqueue: "HyperQueue (processes, no results)"}
+    median = {side: statistics.median(rates) for side, rates in got.items()}
+    for side, rates in got.items():
+        print(f"{names[side]}: {median[side]:.0f} a second ({min(rates):.0f} to {max(rates):.0f})")
+    print(f"kapell is {median[kapell] / median[optuna]:.1f} times Optuna's journal")
+    return 0 if median[kapell] >= 10 * median[optuna] else 3
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ struct House {
     open: AtomicI64,
     done: watch::Sender<bool>,
     seen: Mutex<Seen>,
+    /// The curve of every trial.
+    rows: Vec<v1::Measurement>,
 }
 
 /// Runs `trials` trials. Gives what the workers saw and the time from the first request to the last answer.
@@ -57,6 +59,7 @@ pub(super) async fn run(plan: Plan, trials: u64) -> Result<(Seen, Duration), Cli
         open: AtomicI64::new(trials),
         done: watch::Sender::new(false),
         seen: Mutex::default(),
+        rows: measurements(plan.reports),
         plan,
     });
     let mut hands = Vec::new();
@@ -137,6 +140,9 @@ impl Hand {
                         Some(ended) => ended.unwrap_or(Ok(()))?,
                         None => return Ok(()),
                     }
+                    while let Some(ended) = trials.try_join_next() {
+                        ended.unwrap_or(Ok(()))?;
+                    }
                     continue;
                 }
                 number += 1;
@@ -193,13 +199,17 @@ impl Hand {
         if !self.house.plan.hold.is_zero() {
             tokio::time::sleep(self.house.plan.hold).await;
         }
-        for rows in measurements(self.house.plan.reports).chunks(BATCH_MAX) {
+        let mut rows = self.house.rows.as_slice();
+        while let Some((measurements, left)) =
+            rows.split_at_checked(BATCH_MAX).filter(|(_, left)| !left.is_empty())
+        {
             let request = v1::ReportRequest {
                 trial_id: work.trial_id,
                 attempt: work.attempt,
-                measurements: rows.to_vec(),
+                measurements: measurements.to_vec(),
             };
             self.client.report(request).await?;
+            rows = left;
         }
         let checkpoint = Some(self.house.plan.checkpoint.clone());
         let mut request = v1::FinishRequest {
@@ -207,6 +217,7 @@ impl Hand {
             attempt: work.attempt,
             best: checkpoint.clone(),
             last: checkpoint,
+            measurements: rows.to_vec(),
             ..v1::FinishRequest::default()
         };
         request.set_outcome(v1::Outcome::Complete);

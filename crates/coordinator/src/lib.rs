@@ -13,6 +13,7 @@ mod blobs;
 mod data_dir;
 mod disk;
 pub mod doctor;
+mod expansion;
 mod live;
 mod service;
 mod start;

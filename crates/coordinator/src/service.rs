@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Live>,
     pub(crate) blobs: Blobs,
     pub(crate) config: Arc<Config>,
+    /// Held by whoever expands a study.
+    pub(crate) expanding: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {

@@ -12,7 +12,9 @@ pub(crate) mod divergence;
 pub(crate) mod doctor;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod expand;
 pub(crate) mod finish;
+pub(crate) mod grant;
 pub(crate) mod lease;
 pub(crate) mod logs;
 mod many;
@@ -26,6 +28,7 @@ pub(crate) mod rows;
 pub(crate) mod studies;
 #[cfg(test)]
 mod tests;
+pub(crate) mod together;
 pub(crate) mod trials;
 pub(crate) mod upkeep;
 pub(crate) mod workers;

@@ -332,13 +332,18 @@ impl Config {
     /// split. Replicates of one configuration share it.
     #[must_use]
     pub fn hash(&self, corpus_digest: &str, split_digest: &str) -> String {
-        let mut text = format!("kapell-config-v1\ncorpus={corpus_digest}\nsplit={split_digest}\n");
+        let mut text = Self::identity_head(corpus_digest, split_digest);
         for (name, value) in &self.options {
             if find(name).is_none_or(|o| o.identity) {
                 text.push_str(&format!("{name}={}\n", value.canonical()));
             }
         }
         hex::encode(Sha256::digest(text.as_bytes()))
+    }
+
+    /// What the text of every trial's identity begins with.
+    pub(crate) fn identity_head(corpus_digest: &str, split_digest: &str) -> String {
+        format!("kapell-config-v1\ncorpus={corpus_digest}\nsplit={split_digest}\n")
     }
 
     /// Trials with the same key have tensors of the same shapes and can be trained as one batched model.

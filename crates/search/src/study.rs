@@ -3,10 +3,12 @@
 mod parse;
 mod schema;
 mod set;
+mod written;
 
 pub use parse::{SpecError, SpecErrors, parse_duration};
 pub use schema::schema_toml;
 pub use set::{SetError, apply_overrides};
+pub use written::{Pen, Written};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

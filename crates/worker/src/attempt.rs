@@ -50,6 +50,8 @@ struct End {
     is_final: bool,
     seconds: f64,
     sent: Sent,
+    /// Measurements that no report has carried.
+    left: Vec<v1::Measurement>,
     /// A fault of this machine ended it.
     is_local: bool,
 }
@@ -57,7 +59,15 @@ struct End {
 impl End {
     fn failed(reason: impl Into<String>, is_final: bool) -> Self {
         let (outcome, reason) = (v1::Outcome::Failed, reason.into());
-        Self { outcome, reason, is_final, seconds: 0.0, sent: Sent::default(), is_local: false }
+        Self {
+            outcome,
+            reason,
+            is_final,
+            seconds: 0.0,
+            sent: Sent::default(),
+            left: Vec::new(),
+            is_local: false,
+        }
     }
 
     /// Nothing is wrong with the trial: it goes back and is not counted as failed.
@@ -152,6 +162,7 @@ fn finish_request(sender: &Sender, end: &End) -> v1::FinishRequest {
         log_bytes,
         best: end.sent.best(),
         last: end.sent.last(),
+        measurements: end.left.clone(),
     }
 }
 
@@ -188,7 +199,7 @@ async fn train_work(
     let start_epoch = work.resume.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
     let (acknowledge, acknowledged) = watch::channel(start_epoch);
     let control = &sender.control;
-    let (ended, _, uploaded) = tokio::join!(
+    let (ended, left, uploaded) = tokio::join!(
         unless(after(control, Stop::Cancel, STEP_GRACE), &mut thread),
         unless(after(control, Stop::Cancel, REPORT_GRACE), sender.report(&outbox, acknowledge)),
         unless(control.reaches(Stop::Cancel), sender.upload(latest, acknowledged)),
@@ -196,13 +207,14 @@ async fn train_work(
     if ended.is_none() {
         *left_over = Some(thread);
     }
-    conclude(sender, ended, uploaded)
+    conclude(sender, ended, left.unwrap_or_default(), uploaded)
 }
 
 /// Out of how training and uploading ended (nothing: cut short by a cancellation), how the attempt did.
 fn conclude(
     sender: &Sender,
     ended: Option<Result<(Ending, Duration), oneshot::error::RecvError>>,
+    left: Vec<v1::Measurement>,
     uploaded: Option<Sent>,
 ) -> End {
     let (ending, took) = match ended {
@@ -225,6 +237,7 @@ fn conclude(
     // Behind a fault on the way, checkpoints may be ahead of the measurements that the coordinator has.
     if sender.control.level() < Some(Stop::Local) {
         end.sent = uploaded.unwrap_or_default();
+        end.left = left;
     }
     end.seconds = took.as_secs_f64();
     end

@@ -12,9 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, bad_request, refuse, wire};
+use crate::expansion;
 use crate::store::query::{self, TrialFilter};
 use crate::store::studies::{self, NewStudy};
-use crate::store::{StoreError, divergence, events, logs, workers};
+use crate::store::{StoreError, divergence, events, expand, logs, workers};
 
 /// Events and trials that are read at once.
 const EVENTS_PAGE: i64 = 500;
@@ -56,6 +57,10 @@ impl StudyService for Studies {
         let id = r.request_id;
         let (id, created) =
             self.0.store.writer.write(move |tx| Box::pin(async move { create(tx, &new, &id).await })).await?;
+        // It goes on, whether its client waits for it or not.
+        let shared = self.0.clone();
+        let whole = tokio::spawn(async move { expansion::complete(&shared, id).await });
+        whole.await.map_err(|error| refuse(reason::INTERNAL, error.to_string()))??;
         Ok(Response::new(v1::CreateStudyResponse { study: Some(self.view(id).await?), created }))
     }
 
@@ -262,9 +267,10 @@ impl Studies {
             .writer
             .write(move |tx| {
                 Box::pin(async move {
-                    let id = studies::find(&mut tx.conn, &study).await?.id;
-                    studies::step(tx, id, event, why).await?;
-                    Ok(id)
+                    let study = studies::find(&mut tx.conn, &study).await?;
+                    expand::must_be_whole(&mut tx.conn, &study).await?;
+                    studies::step(tx, study.id, event, why).await?;
+                    Ok(study.id)
                 })
             })
             .await?;
@@ -327,14 +333,13 @@ async fn watch(
             let ended = studies::find(&mut conn, name).await?.state()?.ended();
             let page = events::after(&mut conn, study, after, EVENTS_PAGE).await?;
             drop(conn);
-            let full = page.len() == usize::try_from(EVENTS_PAGE).unwrap_or(usize::MAX);
-            for row in page {
+            for row in page.events {
                 after = row.seq;
                 if out.send(Ok(wire::event(name, row))).await.is_err() {
                     return Ok(());
                 }
             }
-            if full {
+            if page.is_full {
                 continue;
             }
             ended

@@ -13,10 +13,10 @@ use tracing::Instrument;
 use super::{Shared, bad_request, heartbeat, refuse, wire};
 use crate::data_dir::free_bytes;
 use crate::store::checkpoints::{self, NewCheckpoint};
-use crate::store::finish::{self, Finish};
-use crate::store::lease::{self, Ask};
+use crate::store::finish::Finish;
+use crate::store::lease::Ask;
 use crate::store::logs;
-use crate::store::report::{self, Reported};
+use crate::store::together::{Heard, Word};
 use crate::store::workers::{self, NewWorker, Numerics};
 use crate::store::writer::Boxed;
 use crate::store::{StoreError, Tx};
@@ -80,13 +80,8 @@ impl WorkerService for Workers {
         let request = request.into_inner();
         let held = self.0.held(request.trial_id, request.attempt)?;
         let rows: Vec<_> = request.measurements.into_iter().map(wire::measurement_from_wire).collect();
-        let done = self
-            .write(held, move |tx| Box::pin(async move { report::report(tx, held, &rows).await }))
-            .await?;
-        match done {
-            Reported::Taken(last_epoch) => Ok(Response::new(v1::ReportResponse { last_epoch })),
-            Reported::NotFinite(why) => Err(refuse(reason::NOT_FINITE, why)),
-        }
+        let heard = self.hear(Word::Report(held, rows)).await?;
+        Ok(Response::new(v1::ReportResponse { last_epoch: heard.epochs }))
     }
 
     async fn record_checkpoint(
@@ -125,6 +120,7 @@ impl WorkerService for Workers {
         let held = self.0.held(request.trial_id, request.attempt)?;
         let finish = Finish {
             held,
+            rows: request.measurements.into_iter().map(wire::measurement_from_wire).collect(),
             outcome,
             reason: head(&request.reason),
             last: request.r#final,
@@ -133,10 +129,9 @@ impl WorkerService for Workers {
             log_bytes: i64::try_from(request.log_bytes).unwrap_or(0),
             checkpoints: self.checkpoints(request.best, request.last).await?,
         };
-        let state =
-            self.write(held, move |tx| Box::pin(async move { finish::finish(tx, &finish).await })).await?;
-        let state = convert::trial_state_from_name(state.name()).unwrap_or_default();
-        Ok(Response::new(v1::FinishResponse { state: state.into() }))
+        let heard = self.hear(Word::Finish(finish)).await?;
+        let state = convert::trial_state_from_name(heard.state.name()).unwrap_or_default();
+        Ok(Response::new(v1::FinishResponse { state: state.into(), last_epoch: heard.epochs }))
     }
 }
 
@@ -147,8 +142,25 @@ impl Workers {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, Result<T, StoreError>> + Send + 'static,
     {
+        self.told(held, self.0.store.writer.write(f)).await
+    }
+
+    /// Writes down what a worker says of an attempt.
+    async fn hear(&self, word: Word) -> Result<Heard, Status> {
+        let heard = self.told(word.held(), self.0.store.writer.word(word)).await?;
+        match heard.not_finite {
+            None => Ok(heard),
+            Some(why) => Err(refuse(reason::NOT_FINITE, why)),
+        }
+    }
+
+    async fn told<T>(
+        &self,
+        held: Held,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Status> {
         let written = async {
-            let written = self.0.store.writer.write(f).await;
+            let written = write.await;
             if let Err(StoreError::Refused(refusal)) = &written {
                 tracing::info!(reason = refusal.reason, why = refusal.message, "refused");
             }
@@ -169,12 +181,7 @@ impl Workers {
                 BACK_OFF
             } else {
                 let ask = ask.clone();
-                let leased = self
-                    .0
-                    .store
-                    .writer
-                    .write(move |tx| Box::pin(async move { lease::lease(tx, &ask).await }))
-                    .await?;
+                let leased = self.0.store.writer.ask(ask).await?;
                 if let Some(leased) = leased {
                     self.0.live.pass_on();
                     return leased

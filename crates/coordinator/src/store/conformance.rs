@@ -44,14 +44,16 @@ impl Pair {
         let mut sequence = Sequence::new(seed, Random::new(seed));
         let (mut accepted, mut refused) = (0, 0);
         for batch in 0..=BATCHES {
-            let n = if batch == BATCHES { 0 } else { sequence.random.range(1, 6) };
-            let mut ops = Vec::new();
+            let n = if batch == BATCHES { 0 } else { sequence.random.range(1, 8) };
+            let mut ops: Vec<ops::Op> = Vec::new();
             let mut wanted = Vec::new();
             for step in 0..n {
                 let op = sequence.next(&self.model, batch == 0 && step < 2);
-                // What meets the leases in memory has a batch of its own: they follow the commit.
+                // What meets the leases in memory has a batch of its own: they follow the commit. And the model does
+                // things in the order in which the writer does them.
                 let alone = matches!(op, ops::Op::Adopt | ops::Op::Beat { .. });
-                if alone && step > 0 {
+                let late = ops.last().is_some_and(|last| last.turn() > op.turn());
+                if (alone && step > 0) || late {
                     break;
                 }
                 let answer = run_on_model(&mut self.model, &op);

@@ -1,12 +1,15 @@
 //! How an attempt ends: what must be there for COMPLETE, what is kept of its log, and what it means for the study.
 
+use kapell_dispatch::report::Measurement;
 use kapell_dispatch::trial::Ending;
 use kapell_dispatch::{Held, Outcome, StudyEvent, StudyState, TrialEvent, TrialState, finish};
 use kapell_rpc::reason;
 
 use super::checkpoints::{self, NewCheckpoint};
 use super::error::bad_request;
+use super::report::{self, Reported};
 use super::studies::STUDY_PAUSED;
+use super::together::Heard;
 use super::trials::{self, TrialCore};
 use super::{Refusal, StoreError, Tx, logs, quarantine, studies};
 
@@ -14,6 +17,8 @@ use super::{Refusal, StoreError, Tx, logs, quarantine, studies};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Finish {
     pub(crate) held: Held,
+    /// Measurements that are left: taken before the end is judged.
+    pub(crate) rows: Vec<Measurement>,
     pub(crate) outcome: Outcome,
     pub(crate) reason: String,
     /// With FAILED: trying again would end the same way.
@@ -26,18 +31,36 @@ pub(crate) struct Finish {
 }
 
 /// Ends the attempt. What has ended so already is acknowledged again. Gives what the trial became.
-pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
+pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<Heard, StoreError> {
     let held = finish.held;
     let ending = finish::ending(finish.outcome, finish.last)
         .ok_or_else(|| bad_request("a worker does not finish an attempt as LOST"))?;
     let trial = trials::load(tx, held.trial).await?;
-    let Some(trial) = trial.filter(|trial| trial.is_held_by(held.attempt)) else {
+    let Some(mut trial) = trial.filter(|trial| trial.is_held_by(held.attempt)) else {
         return again(tx, finish).await;
     };
-    checkpoints::record_of(tx, &trial, held, &finish.checkpoints).await?;
+    if !finish.rows.is_empty() {
+        if let Reported::NotFinite(why) = report::report(tx, held, &finish.rows).await? {
+            return Ok(Heard { epochs: 0, state: TrialState::Failed, not_finite: Some(why) });
+        }
+        trial = trials::load_held(tx, held).await?;
+    }
+    let state = end(tx, finish, ending, &trial).await?;
+    Ok(Heard { epochs: trial.epochs, state, not_finite: None })
+}
+
+/// Ends the attempt that holds the trial.
+async fn end(
+    tx: &mut Tx,
+    finish: &Finish,
+    ending: Ending,
+    trial: &TrialCore,
+) -> Result<TrialState, StoreError> {
+    let held = finish.held;
+    checkpoints::record_of(tx, trial, held, &finish.checkpoints).await?;
     let spec = tx.spec(trial.study).await?;
     match ending {
-        Ending::Complete => complete(tx, &trial, spec.checkpoint.keep).await?,
+        Ending::Complete => complete(tx, trial, spec.checkpoint.keep).await?,
         Ending::Pruned => retain(tx, trial.id, spec.checkpoint.keep).await?,
         _ => {}
     }
@@ -51,8 +74,8 @@ pub(crate) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<TrialState, S
         finish.reason.as_str()
     };
     let event = TrialEvent::Finish { attempt: held.attempt, ending };
-    let mut state = trials::step(tx, &trial, event, why).await?;
-    quarantine::note(tx, &trial, finish).await?;
+    let mut state = trials::step(tx, trial, event, why).await?;
+    quarantine::note(tx, trial, finish).await?;
     // The study was resumed while its worker was pausing.
     if finish::goes_on(state, study) {
         let paused = trials::load(tx, held.trial).await?.ok_or(StoreError::Closed)?;
@@ -77,7 +100,7 @@ pub(crate) async fn limit(tx: &mut Tx, study: i64, why: &str) -> Result<(), Stor
 }
 
 /// The end of an attempt that does not hold its trial: fine, if it has ended with this outcome before.
-async fn again(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
+async fn again(tx: &mut Tx, finish: &Finish) -> Result<Heard, StoreError> {
     let outcome: Option<Option<String>> =
         sqlx::query_scalar("SELECT outcome FROM attempts WHERE trial = ? AND attempt = ?")
             .bind(finish.held.trial)
@@ -92,7 +115,13 @@ async fn again(tx: &mut Tx, finish: &Finish) -> Result<TrialState, StoreError> {
     }
     keep_log(tx, finish).await?;
     let trial = trials::load(tx, finish.held.trial).await?.ok_or(StoreError::Closed)?;
-    Ok(trial.machine()?.state)
+    let epochs = "SELECT coalesce(max(epoch), 0) FROM measurements WHERE trial = ? AND attempt = ?";
+    let epochs: u32 = sqlx::query_scalar(epochs)
+        .bind(finish.held.trial)
+        .bind(finish.held.attempt)
+        .fetch_one(&mut tx.conn)
+        .await?;
+    Ok(Heard { epochs, state: trial.machine()?.state, not_finite: None })
 }
 
 /// Refuses what is not COMPLETE, and drops the checkpoints that the study does not keep.

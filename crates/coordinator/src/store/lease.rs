@@ -12,14 +12,14 @@ use sqlx::FromRow;
 
 use super::rows::CheckpointRow;
 use super::trials::{self, TrialCore};
-use super::workers::{self, WorkerRow};
+use super::workers::{self, Device, WorkerRow};
 use super::writer::After;
 use super::{StoreError, Tx, events};
 
 /// How long a trial that came back from a worker is kept for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Works that one request gets at most, and answers remembered for a worker.
-const WORKS_MAX: u32 = 64;
+pub(crate) const WORKS_MAX: u32 = 64;
 const ANSWERS_KEPT: u32 = 64;
 
 /// Active studies with something in the queue.
@@ -116,9 +116,21 @@ async fn again(tx: &mut Tx, answer: &str) -> Result<Vec<Leased>, StoreError> {
 
 /// Remembers the answer, and now and then forgets the worker's old ones.
 async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreError> {
-    let answer = json!(works.iter().map(|w| (w.held.trial, w.held.attempt)).collect::<Vec<_>>()).to_string();
-    super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer).await?;
-    let n = tx.remembered.entry(ask.worker.clone()).or_default();
+    super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer(works)).await?;
+    forget_old(tx, &ask.worker).await
+}
+
+/// The answer to a request, as it is remembered.
+pub(super) fn answer(works: &[Leased]) -> String {
+    json!(works.iter().map(|w| (w.held.trial, w.held.attempt)).collect::<Vec<_>>()).to_string()
+}
+
+/// Counts an answer that is remembered, and now and then forgets the worker's old ones.
+pub(super) async fn forget_old(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
+    let n = match tx.remembered.get_mut(worker) {
+        Some(n) => n,
+        None => tx.remembered.entry(worker.to_owned()).or_default(),
+    };
     *n += 1;
     if *n < ANSWERS_KEPT {
         return Ok(());
@@ -127,7 +139,7 @@ async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreE
     let prune = "DELETE FROM requests WHERE kind = 'lease' AND scope = ?1 AND rowid <= (
                      SELECT rowid FROM requests WHERE kind = 'lease' AND scope = ?1
                      ORDER BY rowid DESC LIMIT 1 OFFSET ?2)";
-    sqlx::query(prune).bind(&ask.worker).bind(ANSWERS_KEPT).execute(&mut tx.conn).await?;
+    sqlx::query(prune).bind(worker).bind(ANSWERS_KEPT).execute(&mut tx.conn).await?;
     Ok(())
 }
 
@@ -143,7 +155,9 @@ struct Queue {
 
 impl Queue {
     async fn open(tx: &mut Tx, worker: &WorkerRow, ask: &Ask) -> Result<Self, StoreError> {
-        let (shares, others) = (shares(tx, worker).await?, tx.live.others(&worker.name));
+        let devices = worker.devices();
+        let open = shares(tx, worker.study.as_deref()).await?.into_iter().filter(|open| open.suits(&devices));
+        let (shares, others) = (open.map(|open| open.share).collect(), tx.live.others(&worker.name));
         let wanted = ask.max_works.min(WORKS_MAX);
         // Mates are candidates, too: they must not use up those of the slots that follow.
         let trials_max = wanted * ask.max_mates.clamp(1, WORKS_MAX);
@@ -175,22 +189,28 @@ impl Queue {
     }
 }
 
-/// The active studies with something in the queue that this worker may serve.
-async fn shares(tx: &mut Tx, worker: &WorkerRow) -> Result<Vec<Share>, StoreError> {
+/// An active study with something in the queue.
+pub(super) struct Open {
+    pub(super) share: Share,
+    device: Option<String>,
+}
+
+impl Open {
+    /// May a worker with these devices serve it?
+    pub(super) fn suits(&self, devices: &[Device]) -> bool {
+        self.device.as_ref().is_none_or(|kind| devices.iter().any(|d| d.kind == *kind))
+    }
+}
+
+/// The active studies with something in the queue; only the one that is named, if one is.
+pub(super) async fn shares(tx: &mut Tx, study: Option<&str>) -> Result<Vec<Open>, StoreError> {
     let rows: Vec<(i64, f64, Option<String>, i64)> =
-        sqlx::query_as(SHARES).bind(worker.study.as_deref()).fetch_all(&mut tx.conn).await?;
-    let devices = worker.devices();
-    let suits =
-        |device: &Option<String>| device.as_ref().is_none_or(|kind| devices.iter().any(|d| d.kind == *kind));
-    Ok(rows
-        .into_iter()
-        .filter(|r| suits(&r.2))
-        .map(|(study, weight, _, running)| Share {
-            study,
-            weight,
-            running: u64::try_from(running).unwrap_or(0),
-        })
-        .collect())
+        sqlx::query_as(SHARES).bind(study).fetch_all(&mut tx.conn).await?;
+    let open = |(study, weight, device, running)| Open {
+        share: Share { study, weight, running: u64::try_from(running).unwrap_or(0) },
+        device,
+    };
+    Ok(rows.into_iter().map(open).collect())
 }
 
 async fn candidates(tx: &mut Tx, study: i64, worker: &str, n: u32) -> Result<Vec<Candidate>, StoreError> {

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../../../migrations/0001_first.sql")),
     (2, "operations", include_str!("../../../../migrations/0002_operations.sql")),
     (3, "replaced processes", include_str!("../../../../migrations/0003_replaced_processes.sql")),
+    (4, "expansions", include_str!("../../../../migrations/0004_expansions.sql")),
 ];
 
 #[derive(Debug, Error)]

@@ -6,7 +6,6 @@ use kapell_dispatch::report::{Measurement, ReportError, Summary, Verdict, judge}
 use kapell_dispatch::trial::Ending;
 use kapell_dispatch::{Held, TrialEvent, TrialState};
 use kapell_rpc::reason;
-use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::many::{Many, WIDEST};
@@ -83,11 +82,9 @@ async fn write(tx: &mut Tx, trial: &TrialCore, held: Held, new: &[&Measurement])
     for chunk in new.chunks(WIDEST) {
         insert(tx, held, chunk).await?;
     }
+    events::add_measured(tx, trial.study, (trial.number, held.attempt), new);
     for m in new {
         divergence::flag(tx, trial, held, m.epoch).await?;
-        let fields = json!({"epoch": m.epoch, "train_loss": m.train_loss, "val_loss": m.val_loss,
-            "seconds": m.seconds, "tokens_per_s": m.tokens_per_s});
-        events::add(tx, trial.study, "trial.measured", (trial.number, held.attempt), &fields);
     }
     Ok(())
 }

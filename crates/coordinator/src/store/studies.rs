@@ -10,10 +10,8 @@ use sqlx::{FromRow, SqliteConnection};
 use super::error::not_found;
 use super::trials;
 use super::writer::After;
-use super::{Refusal, StoreError, Tx, events};
+use super::{Refusal, StoreError, Tx, events, expand};
 
-/// Trials that one statement inserts.
-const CHUNK: usize = 2000;
 /// Why a trial waits that a person's pause of its study has stopped.
 pub(crate) const STUDY_PAUSED: &str = "its study is paused";
 
@@ -58,7 +56,8 @@ pub(crate) struct NewStudy {
     pub(crate) vocabulary: u32,
 }
 
-/// Creates and expands a study, or finds the same one. Gives its id and whether it is new.
+/// Creates a study, or finds the same one. Gives its id and whether it is new. A large one is not whole by it (see
+/// [`expand`]).
 pub(crate) async fn create(tx: &mut Tx, new: &NewStudy) -> Result<(i64, bool), StoreError> {
     let found: Option<StudyCore> =
         sqlx::query_as(CORE).bind(&new.spec.name).fetch_optional(&mut tx.conn).await?;
@@ -76,11 +75,15 @@ pub(crate) async fn create(tx: &mut Tx, new: &NewStudy) -> Result<(i64, bool), S
         return Err(Refusal::new(reason::MISSING_BLOB, text).into());
     }
     let id = insert(tx, new).await?;
-    expand(tx, id, new).await?;
-    let trials = new.spec.trials();
-    events::add(tx, id, "study.created", (0, 0), &json!({"name": new.spec.name, "trials": trials}));
-    tx.after.push(After::Wake);
-    tracing::info!(study = new.spec.name, trials, "study created");
+    let trials = u32::try_from(new.spec.trials()).unwrap_or(u32::MAX);
+    if trials > expand::PIECE {
+        expand::begin(tx, id).await?;
+    } else {
+        let pen = new.spec.pen(&new.corpus_digest, &new.split_digest);
+        let all: Vec<_> = (1..=trials).map(|number| pen.write(number)).collect();
+        expand::insert(tx, id, &all).await?;
+        expand::created(tx, id, &new.spec.name, u64::from(trials));
+    }
     Ok((id, true))
 }
 
@@ -124,33 +127,6 @@ async fn insert(tx: &mut Tx, new: &NewStudy) -> Result<i64, StoreError> {
         .execute(&mut tx.conn)
         .await?;
     Ok(done.last_insert_rowid())
-}
-
-/// Inserts every trial of the space, many with one statement.
-async fn expand(tx: &mut Tx, study: i64, new: &NewStudy) -> Result<(), StoreError> {
-    let sql = "INSERT INTO trials (study, created_at_ms, number, config, config_hash, shape_key, replicate, epochs_wanted)
-               SELECT ?1, ?2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-               FROM json_each(?3)";
-    let mut trials = new.spec.expand().peekable();
-    while trials.peek().is_some() {
-        let rows: Vec<serde_json::Value> = trials
-            .by_ref()
-            .take(CHUNK)
-            .map(|p| {
-                let hash = p.config.hash(&new.corpus_digest, &new.split_digest);
-                let epochs = p.config.int("epochs").unwrap_or(1);
-                let config = p.config.to_json().to_string();
-                json!([p.number, config, hash, p.config.shape_key(), p.replicate, epochs])
-            })
-            .collect();
-        sqlx::query(sql)
-            .bind(study)
-            .bind(tx.at_ms)
-            .bind(serde_json::Value::Array(rows).to_string())
-            .execute(&mut tx.conn)
-            .await?;
-    }
-    Ok(())
 }
 
 /// Puts an event to a study and does what follows. `why` is kept as its reason.
@@ -285,6 +261,7 @@ async fn cancel_alike(tx: &mut Tx, study: i64, state: TrialState, why: &str) -> 
             .execute(&mut tx.conn)
             .await?;
         if sql == events && done.rows_affected() > 0 {
+            tx.newest_event = Some(done.last_insert_rowid());
             tx.after.push(After::Told { seq: done.last_insert_rowid() });
         }
     }
@@ -306,6 +283,7 @@ pub(crate) async fn retry(tx: &mut Tx, study: &str, number: u32) -> Result<i64, 
 /// the number of its trials.
 pub(crate) async fn delete(tx: &mut Tx, study: &str) -> Result<u64, StoreError> {
     let core = find(&mut tx.conn, study).await?;
+    expand::must_be_whole(&mut tx.conn, &core).await?;
     step(tx, core.id, StudyEvent::Delete, "").await?;
     let trials: i64 = sqlx::query_scalar("SELECT count(*) FROM trials WHERE study = ?")
         .bind(core.id)

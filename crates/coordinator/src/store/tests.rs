@@ -106,7 +106,7 @@ async fn a_full_disk_is_said_and_gone_on_after() {
 }
 
 /// A study of one trial that nobody has tried.
-const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0, 0);
+pub(super) const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:0000000000000000000000000000000000000000000000000000000000000000', 1, 0, 0);
     INSERT INTO studies (id, uuid, name, state, spec_toml, corpus, corpus_digest, split_digest, vocabulary, weight,
         configurations, created_at_ms)
     VALUES (1, 'u', 's', 'ACTIVE', '', 'c',
@@ -114,7 +114,7 @@ const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:000000000000000000000
     INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
     VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);";
 
-async fn run(store: &Store, sql: &'static str) {
+pub(super) async fn run(store: &Store, sql: &'static str) {
     let done = store.writer.write(move |tx| {
         Box::pin(async move {
             sqlx::raw_sql(sql).execute(&mut tx.conn).await?;

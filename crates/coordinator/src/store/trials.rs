@@ -28,6 +28,21 @@ macro_rules! fenced_last {
 }
 pub(crate) use fenced_last;
 
+/// The same fence for a statement over the rows `m` of many attempts, whose first two columns are a trial and the
+/// attempt that holds it: what joins each to its trial `t`. A row whose attempt holds nothing has no effect, and is
+/// missing in the number of rows that had one.
+macro_rules! fenced_rows {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "(VALUES :rows) m CROSS JOIN trials t ON t.id = m.column1 AND t.running_attempt IS m.column2 \
+             AND +t.state = 'RUNNING' ",
+            $after
+        )
+    };
+}
+pub(crate) use fenced_rows;
+
 /// What decisions about a trial need to know of it.
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct TrialCore {
@@ -48,6 +63,7 @@ pub(crate) struct TrialCore {
     pub(crate) best_val_loss: Option<f64>,
     pub(crate) best_epoch: Option<u32>,
     pub(crate) worker: Option<String>,
+    avoid_worker: Option<String>,
 }
 
 impl TrialCore {
@@ -65,6 +81,11 @@ impl TrialCore {
     /// Does this attempt hold it?
     pub(crate) fn is_held_by(&self, attempt: u32) -> bool {
         self.running_attempt == Some(attempt)
+    }
+
+    /// Did it come back from a worker that should rather not have it again?
+    pub(crate) fn is_avoided(&self) -> bool {
+        self.avoid_worker.is_some()
     }
 
     /// What its measurements come to so far, as far as the next one needs to know.
@@ -85,17 +106,20 @@ impl TrialCore {
     }
 }
 
-/// The columns and tables of a [`TrialCore`]; more columns may be put between.
+/// The columns and tables of a [`TrialCore`]; more columns may be put between, and what says which trials behind.
 macro_rules! core {
     ($more:literal) => {
+        $crate::store::trials::core!($more, "WHERE t.id = ?")
+    };
+    ($more:literal, $which:literal) => {
         concat!(
             "SELECT t.id, t.study, s.name AS study_name, s.state AS study_state, t.number, t.state, \
              t.running_attempt, t.attempts, t.failures, t.losses, t.epochs, t.epochs_wanted, t.objective, \
-             t.val_loss, t.best_val_loss, t.best_epoch, a.worker",
+             t.val_loss, t.best_val_loss, t.best_epoch, a.worker, t.avoid_worker",
             $more,
             " FROM trials t JOIN studies s ON s.id = t.study
-              LEFT JOIN attempts a ON a.trial = t.id AND a.attempt = t.attempts
-              WHERE t.id = ?"
+              LEFT JOIN attempts a ON a.trial = t.id AND a.attempt = t.attempts ",
+            $which
         )
     };
 }
@@ -266,16 +290,27 @@ async fn follow(
             events::add(tx, trial.study, "trial.queued", (trial.number, next.attempts), &fields);
         }
         Effect::JudgeStudy => {
-            let fields = json!({
-                "state": next.state.name(), "reason": why, "epochs": trial.epochs,
-                "objective": trial.objective, "val_loss": trial.val_loss,
-                "best_val_loss": trial.best_val_loss, "best_epoch": trial.best_epoch,
-            });
-            events::add(tx, trial.study, "trial.ended", (trial.number, next.attempts), &fields);
+            tell_end(tx, trial, next, why, &trial.summary(), trial.val_loss);
             studies::judge(tx, trial.study).await?;
         }
     }
     Ok(())
+}
+
+/// Adds the event of a trial that has ended, with what its measurements come to.
+pub(crate) fn tell_end(
+    tx: &mut Tx,
+    trial: &TrialCore,
+    next: &Trial,
+    why: &str,
+    summary: &Summary,
+    val_loss: Option<f64>,
+) {
+    let fields = json!({
+        "state": next.state.name(), "reason": why, "epochs": summary.epochs, "objective": summary.objective,
+        "val_loss": val_loss, "best_val_loss": summary.best_val_loss, "best_epoch": summary.best_epoch,
+    });
+    events::add(tx, trial.study, "trial.ended", (trial.number, next.attempts), &fields);
 }
 
 /// Ends the attempt that holds the trial. Its seconds are those it measured, unless its worker has said otherwise.

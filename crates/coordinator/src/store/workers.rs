@@ -1,5 +1,7 @@
 //! Workers: registered under a name by one process at a time, cordoned and drained by people.
 
+use std::collections::BTreeSet;
+
 use kapell_rpc::reason;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, SqliteConnection};
@@ -60,6 +62,11 @@ pub(crate) struct WorkerRow {
 impl WorkerRow {
     pub(crate) fn devices(&self) -> Vec<Device> {
         serde_json::from_str(&self.devices).unwrap_or_default()
+    }
+
+    /// May this process of it have work of any study?
+    pub(crate) fn serves_all(&self, incarnation: &str) -> bool {
+        self.incarnation == incarnation && self.state == "ready" && self.study.is_none()
     }
 
     /// The kind of device that its trials run on: "cpu", "cuda".
@@ -132,6 +139,16 @@ async fn lose_all(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// The workers of these names.
+pub(crate) async fn named(
+    conn: &mut SqliteConnection,
+    names: &BTreeSet<&str>,
+) -> Result<Vec<WorkerRow>, StoreError> {
+    let sql = "SELECT name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, last_seen_ms
+               FROM workers WHERE name IN (SELECT value FROM json_each(?))";
+    Ok(sqlx::query_as(sql).bind(serde_json::json!(names).to_string()).fetch_all(conn).await?)
 }
 
 /// The worker of this name.

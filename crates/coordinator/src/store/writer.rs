@@ -1,7 +1,14 @@
-//! The one writer: requests queue up, a batch of them shares a transaction and its fsync, each with a savepoint of
-//! its own so that a bad one fails alone. Answers go out after the commit, and so do its effects on the living.
+//! The one writer: requests queue up, and a batch of them shares a transaction and its fsync. Answers go out after the
+//! commit, and so do its effects on the living.
+//!
+//! In a batch, what workers say of their attempts comes first, then what asks for work, then all else: none of them has
+//! its answer yet, so any order is as good. The first two share statements as far as they are ordinary (see
+//! [`Together`]); every other request has a savepoint of its own, so that a bad one fails alone.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,15 +21,19 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::events::{self, Pending};
+use super::lease::{Ask, Leased};
+use super::together::{Heard, Word};
 use super::{Specs, StoreError, now_ms};
 use crate::live::Live;
 
 /// Requests that wait for the writer, and how long others wait to get into the queue before they are told to come back.
 const QUEUE_MAX: usize = 4096;
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Requests that share a commit at most, and how long a batch may collect.
+/// Requests that share a commit at most, and how long the last of them to begin may have waited for those before it.
 const BATCH_MAX: usize = 256;
 const BATCH_TIME_MAX: Duration = Duration::from_millis(10);
+/// Measurements of a batch, from which on it takes no more words.
+const BATCH_ROWS_MAX: usize = 4096;
 
 /// A future in a box, as a closure over a transaction gives it.
 pub(crate) type Boxed<'c, T> = Pin<Box<dyn Future<Output = T> + Send + 'c>>;
@@ -92,6 +103,8 @@ pub(crate) struct Tx {
     pub(crate) after: Vec<After>,
     /// Events that are written with the commit.
     pub(crate) events: Vec<Pending>,
+    /// The largest number of an event, if it is known.
+    pub(crate) newest_event: Option<i64>,
     /// Answers remembered for a worker since old ones were last removed.
     pub(crate) remembered: HashMap<String, u32>,
     pub(crate) specs: Specs,
@@ -108,12 +121,22 @@ impl Tx {
 /// Sends an answer, now that the commit's fate is known.
 type Settle = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Runs a request. The first part says whether its savepoint stands, or that the batch is spoilt.
-type Job = Box<dyn for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, (Result<bool, StoreError>, Settle)> + Send>;
+type Other = Box<dyn for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, (Result<bool, StoreError>, Settle)> + Send>;
+/// Where an answer goes.
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+enum Job {
+    Word(Word, Reply<Heard>),
+    Ask(Ask, Reply<Option<Vec<Leased>>>),
+    Other(Other),
+}
 
 /// A handle to the writer. The writer ends when the last handle is dropped.
 #[derive(Clone)]
 pub(crate) struct Writer {
     jobs: mpsc::Sender<Job>,
+    /// How long a request waits to get into the queue.
+    wait_max: Duration,
 }
 
 impl Writer {
@@ -126,7 +149,8 @@ impl Writer {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (after, events) = (Vec::new(), Vec::new());
-        let tx = Tx { conn, at_ms: now_ms(), after, events, remembered: HashMap::new(), specs, live };
+        let (newest_event, remembered) = (None, HashMap::new());
+        let tx = Tx { conn, at_ms: now_ms(), after, events, newest_event, remembered, specs, live };
         let task = tokio::spawn(async move {
             if let Err(error) = run(tx, queue).await {
                 tracing::error!(%error, "the store has failed");
@@ -134,7 +158,7 @@ impl Writer {
                 drop(fatal.send(error.to_string()));
             }
         });
-        (Self { jobs }, task)
+        (Self { jobs, wait_max: QUEUE_WAIT_MAX }, task)
     }
 
     /// Runs `f` in a savepoint, and gives its result once it is on disk.
@@ -147,25 +171,40 @@ impl Writer {
         F: for<'c> FnOnce(&'c mut Tx) -> Boxed<'c, Result<T, StoreError>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |tx| {
+        let job: Other = Box::new(move |tx| {
             Box::pin(async move {
                 let result = f(tx).await;
-                let stands = match &result {
-                    Ok(_) => Ok(true),
-                    Err(error) if error.spoils_the_batch() => Err(error.share()),
-                    Err(_) => Ok(false),
-                };
-                let settle: Settle = Box::new(move |commit| {
-                    // Who asked may have gone; what is on disk stays so.
-                    drop(reply.send(match commit {
-                        Err(error) => Err(error),
-                        Ok(()) => result,
-                    }));
-                });
-                (stands, settle)
+                let stands = stands(&result);
+                (stands, settle(reply, result))
             })
         });
-        self.jobs.send_timeout(job, QUEUE_WAIT_MAX).await.map_err(|error| match error {
+        self.queue(Job::Other(job), answer).await
+    }
+
+    /// Writes down what a worker says of an attempt; answers once it is on disk.
+    ///
+    /// # Errors
+    /// Why it is refused, or why the commit failed: nothing of it is on disk.
+    pub(crate) async fn word(&self, word: Word) -> Result<Heard, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue(Job::Word(word, reply), answer).await
+    }
+
+    /// Leases what there is for a worker (see [`lease::lease`]); answers once it is on disk.
+    ///
+    /// # Errors
+    /// Why it is refused, or why the commit failed: nothing is leased.
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<Option<Vec<Leased>>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue(Job::Ask(ask, reply), answer).await
+    }
+
+    async fn queue<T>(
+        &self,
+        job: Job,
+        answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.jobs.send_timeout(job, self.wait_max).await.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => StoreError::Overloaded,
             SendTimeoutError::Closed(_) => StoreError::Closed,
         })?;
@@ -173,94 +212,214 @@ impl Writer {
     }
 }
 
+/// Does what a request has written stay in the batch? `Err`: the batch is spoilt.
+fn stands<T>(result: &Result<T, StoreError>) -> Result<bool, StoreError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.spoils_the_batch() => Err(error.share()),
+        Err(_) => Ok(false),
+    }
+}
+
+fn settle<T: Send + 'static>(reply: Reply<T>, result: Result<T, StoreError>) -> Settle {
+    Box::new(move |commit| {
+        // Who asked may have gone; what is on disk stays so.
+        drop(reply.send(match commit {
+            Err(error) => Err(error),
+            Ok(()) => result,
+        }));
+    })
+}
+
 async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
-    while let Some(first) = queue.recv().await {
-        let mut settles = Vec::new();
-        let outcome = batch(&mut tx, first, &mut queue, &mut settles).await;
+    let mut jobs = Vec::with_capacity(BATCH_MAX);
+    let mut late = VecDeque::new();
+    loop {
+        jobs.extend(late.drain(..));
+        if jobs.is_empty() && queue.recv_many(&mut jobs, BATCH_MAX).await == 0 {
+            return Ok(());
+        }
+        while jobs.len() < BATCH_MAX
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+        let mut batch = Batch::sort(jobs.drain(..));
+        let outcome = batch.commit(&mut tx).await;
+        late = batch.others;
+        late.extend(batch.later);
         let after = std::mem::take(&mut tx.after);
         tx.events.clear();
         match outcome {
             Ok(()) => {
                 tx.live.apply(after);
-                settles.into_iter().for_each(|settle| settle(Ok(())));
+                batch.settles.into_iter().for_each(|settle| settle(Ok(())));
             }
             Err(error) => {
-                settles.into_iter().for_each(|settle| settle(Err(error.share())));
+                batch.settles.into_iter().for_each(|settle| settle(Err(error.share())));
                 if !matches!(error, StoreError::DiskFull) {
                     return Err(error);
                 }
                 // SQLite has rolled back by itself in some cases and not in others; both are fine.
                 drop(sqlx::query("ROLLBACK").execute(&mut tx.conn).await);
                 tx.specs.forget_all();
+                tx.newest_event = None;
                 tracing::warn!("no space left on the disk of the database; nothing of this batch is written");
             }
+        }
+    }
+}
+
+/// A kind of requests that can share statements.
+pub(crate) trait Together: Sized + Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    /// Serves the first of them together, up to one that is not ordinary: their answers. Where it fails, nothing of it
+    /// stands.
+    fn together<'c>(tx: &'c mut Tx, some: &'c [Self]) -> Boxed<'c, Result<Vec<Self::Answer>, StoreError>>;
+
+    /// Serves one of them, whatever it is.
+    fn alone<'c>(tx: &'c mut Tx, one: &'c Self) -> Boxed<'c, Result<Self::Answer, StoreError>>;
+}
+
+/// Requests that share a transaction.
+struct Batch {
+    words: Vec<(Word, Reply<Heard>)>,
+    asks: Vec<(Ask, Reply<Option<Vec<Leased>>>)>,
+    others: VecDeque<Job>,
+    /// What goes into the next one.
+    later: Vec<Job>,
+    settles: Vec<Settle>,
+    begun: Instant,
+}
+
+impl Batch {
+    fn sort(jobs: impl Iterator<Item = Job>) -> Self {
+        let (words, asks, others, later) = (Vec::new(), Vec::new(), VecDeque::new(), Vec::new());
+        let mut batch = Self { words, asks, others, later, settles: Vec::new(), begun: Instant::now() };
+        let mut rows = 0;
+        for job in jobs {
+            match job {
+                Job::Word(word, reply) if rows < BATCH_ROWS_MAX => {
+                    rows += word.rows().len();
+                    batch.words.push((word, reply));
+                }
+                Job::Word(..) => batch.later.push(job),
+                Job::Ask(ask, reply) => batch.asks.push((ask, reply)),
+                other => batch.others.push_back(other),
+            }
+        }
+        batch
+    }
+
+    /// One transaction. `Err`: nothing of it is on disk, or (other than a full disk) nobody knows. Others that have not
+    /// begun when the time is over are left for the next one.
+    async fn commit(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
+        let begun = execute(tx, "BEGIN IMMEDIATE").await;
+        let words = std::mem::take(&mut self.words);
+        let begun = self.serve(tx, words, begun).await;
+        let asks = std::mem::take(&mut self.asks);
+        self.serve(tx, asks, begun).await?;
+        while let Some(job) = self.others.pop_front() {
+            if let Job::Other(job) = job {
+                self.request(tx, job).await?;
+            }
+            if self.begun.elapsed() >= BATCH_TIME_MAX {
+                break;
+            }
+        }
+        events::flush(tx).await?;
+        execute(tx, "COMMIT").await
+    }
+
+    /// Serves all of a kind, in their order: together what is ordinary, each of the rest alone. Where the batch is
+    /// spoilt none of them took effect, and all hear of it.
+    async fn serve<R: Together>(
+        &mut self,
+        tx: &mut Tx,
+        requests: Vec<(R, Reply<R::Answer>)>,
+        mut batch: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (requests, replies): (Vec<R>, Vec<_>) = requests.into_iter().unzip();
+        let mut answers = Vec::with_capacity(requests.len());
+        if batch.is_ok() {
+            batch = serve(tx, &requests, &mut answers).await;
+        }
+        answers.resize_with(requests.len(), || Err(StoreError::Closed));
+        self.settles.extend(answers.into_iter().zip(replies).map(|(answer, reply)| settle(reply, answer)));
+        batch
+    }
+
+    async fn request(&mut self, tx: &mut Tx, job: Other) -> Result<(), StoreError> {
+        tx.at_ms = now_ms();
+        // A request may write its events itself: those of others must not fall with it.
+        events::flush(tx).await?;
+        let mark = Mark::set(tx).await?;
+        let (stands, settle) = job(tx).await;
+        self.settles.push(settle);
+        mark.end(tx, stands?).await
+    }
+}
+
+async fn serve<R: Together>(
+    tx: &mut Tx,
+    requests: &[R],
+    answers: &mut Vec<Result<R::Answer, StoreError>>,
+) -> Result<(), StoreError> {
+    // Behind one that is not ordinary there may be more: of these, ever more are served before the next look.
+    let mut alone = 1;
+    while answers.len() < requests.len() {
+        tx.at_ms = now_ms();
+        let mark = Mark::set(tx).await?;
+        let done = R::together(tx, &requests[answers.len()..]).await;
+        mark.end(tx, stands(&done)?).await?;
+        match done {
+            Ok(done) if !done.is_empty() => {
+                answers.extend(done.into_iter().map(Ok));
+                alone = 1;
+            }
+            Ok(_) => alone *= 2,
+            Err(error) => {
+                tracing::debug!(%error, "requests are served one by one");
+                alone *= 2;
+            }
+        }
+        let next = answers.len();
+        for request in requests.iter().skip(next).take(alone) {
+            tx.at_ms = now_ms();
+            let mark = Mark::set(tx).await?;
+            let answer = R::alone(tx, request).await;
+            mark.end(tx, stands(&answer)?).await?;
+            answers.push(answer);
         }
     }
     Ok(())
 }
 
-/// One transaction. `Err`: nothing of it is on disk, or (other than a full disk) nobody knows.
-async fn batch(
-    tx: &mut Tx,
-    first: Job,
-    queue: &mut mpsc::Receiver<Job>,
-    settles: &mut Vec<Settle>,
-) -> Result<(), StoreError> {
-    let begun = Instant::now();
-    let mut next = Some(first);
-    let mut spoilt = execute(tx, "BEGIN IMMEDIATE").await;
-    while let Some(job) = next.take() {
-        let (stands, settle) = request(tx, job, &mut spoilt).await;
-        if let Some(settle) = settle {
-            settles.push(settle);
-        }
-        if spoilt.is_err() || !stands {
-            break;
-        }
-        if settles.len() < BATCH_MAX && begun.elapsed() < BATCH_TIME_MAX {
-            next = queue.try_recv().ok();
-        }
+/// A savepoint, and how much was to follow the commit then.
+struct Mark {
+    after: usize,
+    events: usize,
+}
+
+impl Mark {
+    async fn set(tx: &mut Tx) -> Result<Self, StoreError> {
+        execute(tx, "SAVEPOINT request").await?;
+        Ok(Self { after: tx.after.len(), events: tx.events.len() })
     }
-    spoilt?;
-    events::flush(tx).await?;
-    execute(tx, "COMMIT").await
+
+    /// Keeps what was written since, or takes it back.
+    async fn end(self, tx: &mut Tx, stands: bool) -> Result<(), StoreError> {
+        if !stands {
+            tx.after.truncate(self.after);
+            tx.events.truncate(self.events);
+            execute(tx, "ROLLBACK TO request").await?;
+        }
+        execute(tx, "RELEASE request").await
+    }
 }
 
 async fn execute(tx: &mut Tx, sql: &'static str) -> Result<(), StoreError> {
     sqlx::query(sql).execute(&mut tx.conn).await?;
     Ok(())
-}
-
-/// One request in its savepoint. Gives false where the transaction can take no more.
-async fn request(tx: &mut Tx, job: Job, spoilt: &mut Result<(), StoreError>) -> (bool, Option<Settle>) {
-    tx.at_ms = now_ms();
-    let (mark, told) = (tx.after.len(), tx.events.len());
-    if spoilt.is_ok() {
-        *spoilt = execute(tx, "SAVEPOINT request").await;
-    }
-    if spoilt.is_err() {
-        // Dropping the job closes its answer channel: the request is told that the store is closed.
-        return (false, None);
-    }
-    let (stands, settle) = job(tx).await;
-    let back = match stands {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            tx.after.truncate(mark);
-            tx.events.truncate(told);
-            execute(tx, "ROLLBACK TO request").await
-        }
-        Err(error) => {
-            *spoilt = Err(error);
-            return (false, Some(settle));
-        }
-    };
-    let ended = match back {
-        Ok(()) => execute(tx, "RELEASE request").await,
-        failed => failed,
-    };
-    if ended.is_err() {
-        *spoilt = ended;
-    }
-    (spoilt.is_ok(), Some(settle))
 }

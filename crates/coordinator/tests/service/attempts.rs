@@ -264,3 +264,65 @@ retry = { @ }
 [space]
 hidden = [8]
 "#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_carries_measurements_and_takes_them_or_refuses_all_of_it() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    let (best, last) = (hand.checkpoint(2, "best").await, hand.checkpoint(3, "last").await);
+    let finish = |rows: &[v1::Measurement]| v1::FinishRequest {
+        best: Some(best.clone()),
+        last: Some(last.clone()),
+        measurements: rows.to_vec(),
+        ..Hand::finish_request(&work, Outcome::Complete)
+    };
+    let gap = hand.finish(finish(&[row(1, 2.0), row(3, 1.0)])).await.unwrap_err();
+    assert_eq!(reason(&gap), "epoch-gap");
+    let short = hand.finish(finish(&[row(1, 2.0), row(2, 1.0)])).await.unwrap_err();
+    assert_eq!(reason(&short), "epoch-gap", "a checkpoint of an epoch that is not there");
+    assert_eq!(house.trial(1).await.measurements.len(), 0, "nothing of what is refused stands");
+
+    let rows = [row(1, 2.0), row(2, 1.0), row(3, 1.5)];
+    for _ in 0..2 {
+        let answer = hand.client.clone().finish(finish(&rows)).await.unwrap().into_inner();
+        assert_eq!((answer.state(), answer.last_epoch), (TrialState::Complete, 3));
+    }
+    let found = house.trial(1).await;
+    let epochs: Vec<u32> = found.measurements.iter().map(|m| m.epoch).collect();
+    assert_eq!(epochs, [1, 2, 3]);
+    assert_eq!(
+        (found.trial.clone().unwrap().objective, found.trial.unwrap().best_epoch),
+        (Some(1.0), Some(2))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn epochs_of_one_request_are_events_of_their_own_and_watching_goes_on_between_them() {
+    let house = House::open().await;
+    house.create().await;
+    let hand = house.worker("w", "1").await;
+    let work = hand.one("r1").await;
+    hand.report(&work, &[row(1, 2.0), row(2, 1.0), row(3, 1.5)]).await.unwrap();
+    let measured = async |after: u64| {
+        let request = v1::WatchStudyRequest { study: "demo".into(), after, follow_forever: true };
+        let mut events = house.studies().watch_study(request).await.unwrap().into_inner();
+        let mut found = Vec::new();
+        loop {
+            let event = events.message().await.unwrap().unwrap();
+            if event.r#type == "trial.measured" {
+                let json: serde_json::Value = serde_json::from_str(&event.json).unwrap();
+                found.push((event.seq, json["epoch"].as_u64().unwrap(), json["val_loss"].as_f64().unwrap()));
+                if json["epoch"] == 3 {
+                    return found;
+                }
+            }
+        }
+    };
+    let all = measured(0).await;
+    let first = all[0].0;
+    assert_eq!(all, [(first, 1, 2.0), (first + 1, 2, 1.0), (first + 2, 3, 1.5)]);
+    assert_eq!(measured(first).await, all[1..]);
+    assert_eq!(measured(first + 1).await, all[2..]);
+}

@@ -4,6 +4,7 @@ mod attempts;
 mod backups;
 mod blobs;
 mod doctors;
+mod expansions;
 mod harness;
 mod leases;
 mod limits;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Bug;
 use super::network::{From, Reply, Request};
 use super::oracle::Fact;
-use super::store::{After, Ask, Env, NewStudy, Reference, Refusal, Reported, WorkerState};
+use super::store::{After, Ask, Ended, Env, NewStudy, Reference, Refusal, Reported, WorkerState};
 use super::world::{Event, World};
 use crate::trial::Order;
 use crate::{Held, Reactor};
@@ -177,8 +177,12 @@ impl World {
             }
             Request::Finish { held, finish } => {
                 let done = self.write(Some(held), |s| s.finish(held, &finish));
-                let fact = done.is_ok().then_some(Fact::Finished(held, finish.outcome));
-                self.answer(from, done.map(|_| Reply::Finished), fact);
+                let (reply, fact) = match done {
+                    Ok(Ended::As(_)) => (Ok(Reply::Finished), Some(Fact::Finished(held, finish.outcome))),
+                    Ok(Ended::NotFinite) => (Ok(Reply::NotFinite), None),
+                    Err(refusal) => (Err(refusal), None),
+                };
+                self.answer(from, reply, fact);
             }
         }
     }

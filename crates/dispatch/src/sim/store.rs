@@ -7,7 +7,7 @@ mod dump;
 mod queue;
 mod studies;
 
-pub use attempts::{Finish, NewCheckpoint, Reported};
+pub use attempts::{Ended, Finish, NewCheckpoint, Reported};
 pub use queue::{Ask, Env, Leased};
 pub use studies::{NewStudy, NewTrial, Rules};
 

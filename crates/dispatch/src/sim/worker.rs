@@ -288,7 +288,12 @@ impl World {
                 }
                 Order::Cancel => {
                     w.drop_work(held);
-                    let finish = Finish { outcome: Outcome::Canceled, last: false, checkpoints: Vec::new() };
+                    let finish = Finish {
+                        rows: Vec::new(),
+                        outcome: Outcome::Canceled,
+                        last: false,
+                        checkpoints: Vec::new(),
+                    };
                     self.call(worker, Request::Finish { held, finish: Arc::new(finish) });
                     self.ask(worker);
                 }
@@ -391,10 +396,19 @@ impl World {
         let Some(work) = self.workers.get_mut(worker).and_then(|w| w.work(held)) else { return };
         let mut calls = Vec::new();
         let from = if pipelined { work.sent } else { work.acknowledged };
+        // Every other trial's end carries what is left to report.
+        let whole = !plan.bare || work.recorded == work.saved;
+        let busy = work.reporting || work.recording;
+        let carries = work.ending.is_some() && held.trial % 2 == 1 && whole && !busy;
+        let mut left = Vec::new();
         if (pipelined || !work.reporting) && from < work.trained {
             let rows = (from + 1..=work.trained).map(|epoch| plan.truth(held.trial, epoch)).collect();
-            calls.push(Request::Report { held, rows: Arc::new(rows) });
-            (work.reporting, work.sent) = (true, work.trained);
+            if carries {
+                left = rows;
+            } else {
+                calls.push(Request::Report { held, rows: Arc::new(rows) });
+                (work.reporting, work.sent) = (true, work.trained);
+            }
         }
         let checkpoints = |epoch: u32| {
             let make =
@@ -402,11 +416,11 @@ impl World {
             vec![make(true, plan.best_epoch(held.trial, epoch)), make(false, epoch)]
         };
         let measured = pipelined || work.acknowledged >= work.saved;
-        if work.saved > work.recorded && measured && !work.recording {
+        if work.saved > work.recorded && measured && !work.recording && !carries {
             calls.push(Request::Checkpoint { held, new: Arc::new(checkpoints(work.saved)) });
             work.recording = true;
         }
-        let sent = work.acknowledged == work.trained && work.recorded == work.saved;
+        let sent = carries || (work.acknowledged == work.trained && work.recorded == work.saved);
         if let Some(outcome) = work.ending
             && (sent || pipelined)
             && !work.finishing
@@ -414,7 +428,7 @@ impl World {
             let checkpoints = if plan.bare || work.saved == 0 { Vec::new() } else { checkpoints(work.saved) };
             calls.push(Request::Finish {
                 held,
-                finish: Arc::new(Finish { outcome, last: false, checkpoints }),
+                finish: Arc::new(Finish { rows: left, outcome, last: false, checkpoints }),
             });
             work.finishing = true;
         }

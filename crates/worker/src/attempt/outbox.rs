@@ -43,6 +43,8 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) measurements: Vec<Measurement>,
+    /// There are no more, and no more will come.
+    pub(crate) is_last: bool,
     next: u64,
 }
 
@@ -123,7 +125,8 @@ impl Outbox {
 
 impl Queue {
     fn read(&self, max: usize) -> io::Result<Batch> {
-        let mut batch = Batch { measurements: Vec::new(), next: self.start };
+        let is_last = self.closed && self.waiting <= max;
+        let mut batch = Batch { measurements: Vec::new(), is_last, next: self.start };
         for _ in 0..self.waiting.min(max) {
             let mut length = [0; 4];
             self.file.read_exact_at(&mut length, batch.next)?;

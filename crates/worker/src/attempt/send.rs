@@ -59,23 +59,31 @@ impl Sent {
 }
 
 impl Sender {
-    /// Sends what comes into the outbox until it is closed and empty, over any outage. `acknowledged` gets the
-    /// newest epoch that the coordinator has. A refusal raises the control and ends it.
-    pub(crate) async fn report(&self, outbox: &Outbox, acknowledged: watch::Sender<u32>) {
+    /// Sends what comes into the outbox until it is closed, over any outage; gives what is left then, as much as one
+    /// request carries, for the attempt's end to carry. `acknowledged` gets the newest epoch that the coordinator has. A
+    /// refusal raises the control and ends it.
+    pub(crate) async fn report(
+        &self,
+        outbox: &Outbox,
+        acknowledged: watch::Sender<u32>,
+    ) -> Vec<v1::Measurement> {
         let mut pauses = pauses();
         loop {
             let batch = match outbox.peek(BATCH_MAX).await {
+                Ok(Some(batch)) if batch.is_last => return batch.measurements,
                 Ok(Some(batch)) => batch,
-                Ok(None) => return,
+                Ok(None) => return Vec::new(),
                 Err(error) => {
-                    return self.stop(Stop::Local, &format!("measurements cannot be read: {error}"));
+                    self.stop(Stop::Local, &format!("measurements cannot be read: {error}"));
+                    return Vec::new();
                 }
             };
             match self.report_batch(&batch).await {
                 Ok(last_epoch) => {
                     pauses = self::pauses();
                     if let Err(error) = outbox.acknowledge(&batch) {
-                        return self.stop(Stop::Local, &format!("measurements cannot be written: {error}"));
+                        self.stop(Stop::Local, &format!("measurements cannot be written: {error}"));
+                        return Vec::new();
                     }
                     acknowledged.send_replace(last_epoch);
                 }
@@ -83,7 +91,10 @@ impl Sender {
                     tracing::debug!(%error, "measurements wait");
                     tokio::time::sleep(pauses.delay()).await;
                 }
-                Err(error) => return self.refused(&error),
+                Err(error) => {
+                    self.refused(&error);
+                    return Vec::new();
+                }
             }
         }
     }
@@ -220,6 +231,7 @@ impl Sender {
             request.set_outcome(v1::Outcome::Failed);
             request.reason = error.to_string();
             (request.best, request.last) = (None, None);
+            request.measurements.clear();
             (request.log_tail, request.log_bytes) = self.log.tail();
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use kapell_dispatch::report::Measurement;
 use kapell_dispatch::sim::Random;
 use kapell_dispatch::sim::store::{
-    Ask, Env, Finish, NewCheckpoint, NewStudy, NewTrial, Reference, Refusal, Reported, Rules, WorkerState,
+    Ask, Ended, Env, Finish, NewCheckpoint, NewStudy, NewTrial, Reference, Refusal, Reported, Rules,
+    WorkerState,
 };
 use kapell_dispatch::trial::RetryPolicy;
 use kapell_dispatch::{Held, Outcome, StudyEvent};
@@ -68,6 +69,17 @@ pub(super) enum Op {
         worker: String,
         held: Vec<Held>,
     },
+}
+
+impl Op {
+    /// In a batch, what workers say comes first, then what asks for work, then all else.
+    pub(super) fn turn(&self) -> u8 {
+        match self {
+            Self::Report { .. } | Self::Finish { .. } => 0,
+            Self::Lease { .. } => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// A study file as the model wants it.
@@ -132,7 +144,10 @@ fn on_model(model: &mut Reference, op: &Op) -> Result<String, Refusal> {
             Reported::NotFinite => "not finite".to_owned(),
         }),
         Op::Checkpoint { held, new } => model.checkpoint(*held, new).map(ok),
-        Op::Finish { held, finish } => model.finish(*held, finish).map(|state| state.name().to_owned()),
+        Op::Finish { held, finish } => model.finish(*held, finish).map(|ended| match ended {
+            Ended::As(state) => state.name().to_owned(),
+            Ended::NotFinite => "not finite".to_owned(),
+        }),
         Op::Lose { held } => model.lose(*held).map(ok),
         Op::Study { name, event } => {
             let id = model.find(name)?;
@@ -250,7 +265,8 @@ impl Sequence {
             35..60 => self.report(model),
             60..70 => {
                 let held = self.held(model);
-                Op::Checkpoint { held, new: self.checkpoints(model, held) }
+                let newest = model.trials.get(&held.trial).map_or(0, |t| t.summary.epochs);
+                Op::Checkpoint { held, new: self.checkpoints(newest) }
             }
             70..84 => self.finish(model),
             84..88 => Op::Lose { held: self.held(model) },
@@ -310,6 +326,10 @@ impl Sequence {
 
     fn report(&mut self, model: &Reference) -> Op {
         let held = self.held(model);
+        Op::Report { held, rows: self.rows(model, held) }
+    }
+
+    fn rows(&mut self, model: &Reference, held: Held) -> Vec<Measurement> {
         let newest = model.trials.get(&held.trial).map_or(0, |t| t.summary.epochs);
         let from = match self.random.below(10) {
             0 => 1,
@@ -329,11 +349,10 @@ impl Sequence {
             }
             row
         });
-        Op::Report { held, rows: rows.collect() }
+        rows.collect()
     }
 
-    fn checkpoints(&mut self, model: &Reference, held: Held) -> Vec<NewCheckpoint> {
-        let newest = model.trials.get(&held.trial).map_or(0, |t| t.summary.epochs);
+    fn checkpoints(&mut self, newest: u32) -> Vec<NewCheckpoint> {
         let mut new = Vec::new();
         for best in [true, false] {
             if self.one_in(5) {
@@ -353,14 +372,22 @@ impl Sequence {
 
     fn finish(&mut self, model: &Reference) -> Op {
         let held = self.held(model);
-        let complete = model.trials.get(&held.trial).is_some_and(|t| t.summary.epochs >= t.epochs_wanted);
-        let outcome = if complete && !self.one_in(4) {
+        let trial = model.trials.get(&held.trial);
+        let (newest, wanted) = trial.map_or((0, 0), |t| (t.summary.epochs, t.epochs_wanted));
+        // Often with all that is left, as workers do it.
+        let rows = match self.random.below(4) {
+            0 => self.rows(model, held),
+            1 => Vec::new(),
+            _ => (newest + 1..=wanted).map(|epoch| measurement(held, epoch, false)).collect(),
+        };
+        let measured = newest.max(rows.iter().map(|m| m.epoch).max().unwrap_or(0));
+        let outcome = if measured >= wanted && !self.one_in(4) {
             Outcome::Complete
         } else {
             *self.random.pick(&Outcome::ALL).unwrap()
         };
-        let checkpoints = if self.one_in(3) { Vec::new() } else { self.checkpoints(model, held) };
-        Op::Finish { held, finish: Finish { outcome, last: self.one_in(4), checkpoints } }
+        let checkpoints = if self.one_in(3) { Vec::new() } else { self.checkpoints(measured) };
+        Op::Finish { held, finish: Finish { rows, outcome, last: self.one_in(4), checkpoints } }
     }
 }
 

@@ -3,16 +3,17 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use kapell_dispatch::TrialState;
 use kapell_dispatch::sim::store::{Ask, NewCheckpoint, WorkerState};
 use kapell_rpc::manifest::{Manifest, ManifestFile};
 use kapell_search::StudySpec;
 
 use super::ops::{CORPUS, GRACE, Op};
 use crate::live::Live;
-use crate::store::finish::{self, Finish};
-use crate::store::report::{self, Reported};
+use crate::store::finish::Finish;
 use crate::store::rows::CheckpointRow;
 use crate::store::studies::{self, NewStudy};
+use crate::store::together::{Heard, Word};
 use crate::store::workers::{self, NewWorker, Numerics};
 use crate::store::{Store, StoreError, Tx, blobs, checkpoints, lease, upkeep};
 
@@ -45,7 +46,14 @@ pub(super) async fn run(store: &Store, live: &Arc<Live>, ops: &[Op]) -> Vec<Stri
         };
         // In the queue of the writer before the next one is.
         let mut one = Box::pin(async move {
-            writer.write(move |tx| Box::pin(async move { Box::pin(apply(tx, op, beat)).await })).await
+            match op {
+                Op::Report { held, rows } => writer.word(Word::Report(held, rows)).await.map(heard),
+                Op::Finish { held, finish } => writer.word(Word::Finish(end(held, finish))).await.map(heard),
+                Op::Lease { ask } => writer.ask(asked(&ask)).await.map(told),
+                op => {
+                    writer.write(move |tx| Box::pin(async move { Box::pin(apply(tx, op, beat)).await })).await
+                }
+            }
         });
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(one.as_mut().poll(cx))).await;
         waiting.push((one, polled));
@@ -91,25 +99,7 @@ async fn apply(tx: &mut Tx, op: Op, heard: Vec<kapell_dispatch::Held>) -> Result
             };
             workers::control(tx, &worker, state).await.map(ok)
         }
-        Op::Lease { ask } => leased(tx, &ask).await,
-        Op::Report { held, rows } => report::report(tx, held, &rows).await.map(|reported| match reported {
-            Reported::Taken(epoch) => format!("taken {epoch}"),
-            Reported::NotFinite(_) => "not finite".to_owned(),
-        }),
         Op::Checkpoint { held, new } => checkpoints::record(tx, held, &announced(&new)).await.map(ok),
-        Op::Finish { held, finish } => {
-            let finish = Finish {
-                held,
-                outcome: finish.outcome,
-                reason: "because".into(),
-                last: finish.last,
-                seconds: 1.0,
-                log_tail: "a line".into(),
-                log_bytes: 0,
-                checkpoints: announced(&finish.checkpoints),
-            };
-            finish::finish(tx, &finish).await.map(|state| state.name().to_owned())
-        }
         Op::Lose { held } => upkeep::lose(tx, held, "w").await.map(ok),
         Op::Study { name, event } => {
             let id = studies::find(&mut tx.conn, &name).await?.id;
@@ -122,6 +112,9 @@ async fn apply(tx: &mut Tx, op: Op, heard: Vec<kapell_dispatch::Held>) -> Result
             upkeep::adopt(tx, GRACE).await.map(|n| format!("adopted {n}"))
         }
         Op::Beat { .. } => upkeep::heard(tx, &heard).await.map(ok),
+        Op::Report { .. } | Op::Finish { .. } | Op::Lease { .. } => {
+            unreachable!("the writer has calls for these")
+        }
     }
 }
 
@@ -130,20 +123,46 @@ fn new_worker(name: String, incarnation: String) -> NewWorker {
     NewWorker { name, incarnation, host: "h".into(), devices: Vec::new(), slots: 1, study: None, numerics }
 }
 
-async fn leased(tx: &mut Tx, ask: &Ask) -> Result<String, StoreError> {
-    let ask = lease::Ask {
+fn asked(ask: &Ask) -> lease::Ask {
+    lease::Ask {
         worker: ask.worker.to_string(),
         incarnation: ask.incarnation.to_string(),
         request_id: ask.request.to_string(),
         max_works: ask.max_works,
         max_mates: ask.max_mates,
-    };
-    let works = lease::lease(tx, &ask).await?.unwrap_or_default();
+    }
+}
+
+fn told(works: Option<Vec<lease::Leased>>) -> String {
     let at = |c: &Option<CheckpointRow>| c.as_ref().map(|c| (c.digest.clone(), c.epoch));
     let told = works
         .iter()
+        .flatten()
         .map(|w| format!("{:?} {} {:?} {:?}; ", w.held, w.row.core.number, at(&w.resume), at(&w.best)));
-    Ok(told.collect())
+    told.collect()
+}
+
+fn end(held: kapell_dispatch::Held, finish: kapell_dispatch::sim::store::Finish) -> Finish {
+    Finish {
+        held,
+        rows: finish.rows,
+        outcome: finish.outcome,
+        reason: "because".into(),
+        last: finish.last,
+        seconds: 1.0,
+        log_tail: "a line".into(),
+        log_bytes: 0,
+        checkpoints: announced(&finish.checkpoints),
+    }
+}
+
+/// What became of a report or an end, as the model's is printed.
+fn heard(heard: Heard) -> String {
+    match (heard.not_finite, heard.state) {
+        (Some(_), _) => "not finite".to_owned(),
+        (None, TrialState::Running { .. }) => format!("taken {}", heard.epochs),
+        (None, state) => state.name().to_owned(),
+    }
 }
 
 fn announced(new: &[NewCheckpoint]) -> Vec<checkpoints::NewCheckpoint> {

@@ -19,8 +19,10 @@ pub struct NewCheckpoint {
 }
 
 /// How a worker ends its attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Finish {
+    /// Measurements that are left: taken before the end is judged.
+    pub rows: Vec<Measurement>,
     pub outcome: Outcome,
     /// With FAILED: trying again would end the same way.
     pub last: bool,
@@ -32,6 +34,15 @@ pub struct Finish {
 pub enum Reported {
     /// Everything is on record; the newest epoch.
     Taken(u32),
+    /// A loss was not finite: the trial has failed by it.
+    NotFinite,
+}
+
+/// What became of an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The trial is that now.
+    As(TrialState),
     /// A loss was not finite: the trial has failed by it.
     NotFinite,
 }
@@ -102,11 +113,14 @@ impl Reference {
     ///
     /// # Errors
     /// The attempt does not hold its trial, or is not what it says.
-    pub fn finish(&mut self, held: Held, finish: &Finish) -> Result<TrialState, Refusal> {
+    pub fn finish(&mut self, held: Held, finish: &Finish) -> Result<Ended, Refusal> {
         let ending = finish::ending(finish.outcome, finish.last).ok_or(Refusal::BadRequest)?;
         let before = self.trials.get(&held.trial);
         if let Some(trial) = before.filter(|t| outcome(t, held.attempt) == Some(finish.outcome)) {
-            return Ok(trial.machine.state);
+            return Ok(Ended::As(trial.machine.state));
+        }
+        if !finish.rows.is_empty() && self.report(held, &finish.rows)? == Reported::NotFinite {
+            return Ok(Ended::NotFinite);
         }
         if !finish.checkpoints.is_empty() {
             self.checkpoint(held, &finish.checkpoints)?;
@@ -122,7 +136,7 @@ impl Reference {
             _ => {}
         }
         let state = self.step(held.trial, TrialEvent::Finish { attempt: held.attempt, ending })?;
-        self.settle(held.trial, state)
+        self.settle(held.trial, state).map(Ended::As)
     }
 
     fn complete(&mut self, held: Held, study: i64) -> Result<(), Refusal> {

@@ -320,7 +320,16 @@ impl WorkerService for Service {
         &self,
         request: Request<v1::FinishRequest>,
     ) -> Result<Response<v1::FinishResponse>, Status> {
-        self.with(|state| state.finished.push((Instant::now(), request.into_inner())));
-        Ok(Response::new(v1::FinishResponse::default()))
+        let request = request.into_inner();
+        self.with(|state| {
+            if !request.measurements.is_empty() {
+                check(state.refuse_report)?;
+            }
+            let last_epoch = request.measurements.last().map_or(0, |m| m.epoch);
+            let left = request.measurements.iter().map(|m| (request.trial_id, m.clone()));
+            state.reported.extend(left);
+            state.finished.push((Instant::now(), request));
+            Ok(Response::new(v1::FinishResponse { last_epoch, ..Default::default() }))
+        })
     }
 }

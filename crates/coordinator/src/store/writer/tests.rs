@@ -1,0 +1,50 @@
+//! The writer's queue is bounded: who does not get in in time is told so, and nothing of his is done.
+
+use super::*;
+use crate::store::blobs;
+use crate::store::tests::open;
+
+fn nothing() -> Job {
+    Job::Other(Box::new(|_| Box::pin(async { (Ok(true), Box::new(|_| ()) as Settle) })))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_does_not_get_into_the_queue_in_time_is_told_that_there_is_too_much_to_do() {
+    let house = open().await;
+    let writer = house.store.writer.clone();
+    let (go_on, wait) = oneshot::channel::<()>();
+    let (begun, has_begun) = oneshot::channel();
+    let busy = tokio::spawn({
+        let writer = writer.clone();
+        async move {
+            writer
+                .write(move |_| {
+                    Box::pin(async move {
+                        begun.send(()).map_err(|()| StoreError::Closed)?;
+                        wait.await.map_err(|_| StoreError::Closed)
+                    })
+                })
+                .await
+        }
+    });
+    has_begun.await.unwrap();
+    while writer.jobs.try_send(nothing()).is_ok() {}
+
+    let hasty = Writer { wait_max: Duration::ZERO, ..writer.clone() };
+    let digest = format!("sha256:{:064}", 7);
+    let add = |writer: Writer| {
+        let digest = digest.clone();
+        async move { writer.write(move |tx| Box::pin(async move { blobs::add(tx, &digest, 1).await })).await }
+    };
+    let refused = add(hasty.clone()).await;
+    assert!(matches!(refused, Err(StoreError::Overloaded)), "{refused:?}");
+    let status = tonic::Status::from(StoreError::Overloaded);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+
+    go_on.send(()).unwrap();
+    busy.await.unwrap().unwrap();
+    writer.write(|_| Box::pin(async { Ok(()) })).await.unwrap();
+    let there = blobs::size(&mut house.store.readers.acquire().await.unwrap(), &digest).await.unwrap();
+    assert_eq!(there, None, "what was refused is not done");
+    add(hasty).await.unwrap();
+}
