@@ -88,24 +88,26 @@ impl Panels {
 
     /// From row-major rows `[count, cols]`, as the inner elements from `first` on.
     pub(crate) fn pack_rows(&mut self, first: usize, rows: &[f32]) {
-        let (width, cols) = (width(self.level), self.cols);
+        match self.level {
+            Level::Portable => self.pack_rows_by::<8>(first, rows),
+            Level::Avx2 => self.pack_rows_by::<16>(first, rows),
+            Level::Avx512 => self.pack_rows_by::<WIDTH_MAX>(first, rows),
+        }
+    }
+
+    fn pack_rows_by<const WIDTH: usize>(&mut self, first: usize, rows: &[f32]) {
+        let cols = self.cols;
         let count = rows.len() / cols;
         assert!(
             rows.len() == count * cols && first + count <= self.inner,
             "whole rows that there is room for"
         );
-        for (panel, start) in self.data.chunks_exact_mut(self.inner * width).zip((0..cols).step_by(width)) {
-            let panel = panel[first * width..].chunks_exact_mut(width);
-            if start + width <= cols {
-                for (to, row) in panel.zip(rows.chunks_exact(cols)) {
-                    to.copy_from_slice(&row[start..start + width]);
-                }
-            } else {
-                for (to, row) in panel.zip(rows.chunks_exact(cols)) {
-                    let (to, rest) = to.split_at_mut(cols - start);
-                    to.copy_from_slice(&row[start..]);
-                    rest.fill(0.0);
-                }
+        for (panel, start) in self.data.chunks_exact_mut(self.inner * WIDTH).zip((0..cols).step_by(WIDTH)) {
+            let panel = panel[first * WIDTH..].chunks_exact_mut(WIDTH);
+            for (to, row) in panel.zip(rows.chunks_exact(cols)) {
+                let from = &row[start..];
+                copy_few::<WIDTH>(to, &from[..from.len().min(WIDTH)]);
+                to[from.len().min(WIDTH)..].fill(0.0);
             }
         }
     }
@@ -207,12 +209,17 @@ pub(crate) enum Into {
 
 /// `target [rows, cols] = left [rows, inner] * right`, both row-major.
 pub(crate) fn product(target: &mut [f32], into: Into, left: &[f32], right: &Panels) {
+    product_before(target, into, left, right, &[]);
+}
+
+/// As [`product`], and fetches what is read soon after it from memory while it computes.
+pub(crate) fn product_before(target: &mut [f32], into: Into, left: &[f32], right: &Panels, soon: &[&[f32]]) {
     let (inner, cols) = (right.inner, right.cols);
     let rows = target.len() / cols;
     assert!(target.len() == rows * cols && left.len() == rows * inner, "{rows} x {inner} x {cols}");
     let job = Job { left: left.as_ptr(), rows, inner, packed: false, target: target.as_mut_ptr() };
     // SAFETY: the lengths were compared above, and `target` is borrowed mutably, so that it overlaps no operand.
-    unsafe { run(&job, into, right) }
+    unsafe { run(&job, into, right, soon) }
 }
 
 /// `target [rows, cols] = left * right`, row-major.
@@ -222,7 +229,7 @@ pub(crate) fn product_tiles(target: &mut [f32], into: Into, left: &Tiles, right:
     assert_eq!(left.level, right.level, "both operands are packed for one instruction set");
     let job = Job { left: left.data.as_ptr(), rows, inner, packed: true, target: target.as_mut_ptr() };
     // SAFETY: as in `product`; a `Tiles` has room for `rows * inner` numbers, packed as its level's tiles want them.
-    unsafe { run(&job, into, right) }
+    unsafe { run(&job, into, right, &[]) }
 }
 
 /// A product's left side and target.
@@ -282,13 +289,14 @@ const ROWS_PER_PASS: usize = 256;
 
 /// # Safety
 /// The job's pointers are valid for `rows * inner` and `rows * cols` numbers, and the target overlaps no operand.
-unsafe fn run(job: &Job, into: Into, right: &Panels) {
+unsafe fn run(job: &Job, into: Into, right: &Panels, soon: &[&[f32]]) {
     let (inner, cols, width) = (job.inner, right.cols, width(right.level));
     let rows_max = rows_max(right.level);
     let kernels = &kernels(right.level)[usize::from(job.packed)];
     let cut = Cut::at_most(job.rows, rows_max);
     let inner_cut = Cut::at_most(inner, BLOCK);
     let per_pass = (ROWS_PER_PASS / rows_max).max(1);
+    let mut soon = soon.iter().flat_map(|part| part.chunks(LINE * inner_cut.short.max(1)));
     for first in (0..cut.parts).step_by(per_pass) {
         for block in 0..inner_cut.parts {
             let range = inner_cut.range(block);
@@ -296,9 +304,15 @@ unsafe fn run(job: &Job, into: Into, right: &Panels) {
                 for part in first..cut.parts.min(first + per_pass) {
                     let rows = cut.range(part);
                     let step = if job.packed { rows.len() } else { 1 };
-                    // While it computes, each tile asks for a line an inner element of the next panel.
-                    let (asked, next) = ((part - first) * LINE, (panel + 1) * width * inner);
-                    let ahead_step = if asked < width { LINE } else { 0 };
+                    // While it computes, each tile asks for a line an inner element: the first ones for the next
+                    // panel, the others for what is read after the product.
+                    let asked = (part - first) * LINE;
+                    let (ahead, ahead_step) = if asked < width {
+                        let next = ((panel + 1) * inner + range.start) * width;
+                        (right.data.as_ptr().wrapping_add(next + asked * range.len()), LINE)
+                    } else {
+                        soon.next().map_or((right.data.as_ptr(), 0), |part| (part.as_ptr(), LINE))
+                    };
                     // SAFETY: a panel has `inner * width` numbers; rows and columns stay within the job's sizes, which
                     // the caller warrants. `Level::chosen` gives only levels that the processor has.
                     unsafe {
@@ -306,10 +320,7 @@ unsafe fn run(job: &Job, into: Into, right: &Panels) {
                             left: job.left.add(rows.start * inner + range.start * step),
                             left_stride: inner,
                             right: right.data.as_ptr().add((panel * inner + range.start) * width),
-                            ahead: right
-                                .data
-                                .as_ptr()
-                                .wrapping_add(next + range.start * width + asked * range.len()),
+                            ahead,
                             ahead_step,
                             inner: range.len(),
                             target: job.target.add(rows.start * cols + col),
@@ -354,6 +365,11 @@ impl Tile {
             let mut right = self.right;
             let mut left = self.left;
             let mut ahead = self.ahead;
+            for row in 0..ROWS {
+                for at in (0..REGISTERS * V::LANES).step_by(LINE) {
+                    V::prefetch(self.target.wrapping_add(row * self.target_stride + at));
+                }
+            }
             for _ in 0..self.inner {
                 V::prefetch(ahead);
                 ahead = ahead.wrapping_add(self.ahead_step);

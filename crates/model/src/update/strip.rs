@@ -10,7 +10,7 @@ use super::packed::Packed;
 use super::{Carried, Window};
 use crate::config::TrainConfig;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::matmul::{Into, product};
+use crate::kernels::matmul::{Into, product, product_before};
 use crate::kernels::norm::Statistics;
 use crate::kernels::{cell, dropout, loss};
 use crate::philox::{Purpose, Stream};
@@ -323,7 +323,8 @@ impl Strip {
             if pass.abandon.load(Ordering::Relaxed) {
                 return;
             }
-            let z = &mut buffers.z[step * 4 * state..][..4 * state];
+            let (earlier, z) = buffers.z.split_at_mut(step * 4 * state);
+            let z = &mut z[..4 * state];
             let mut backward = cell::Backward {
                 z: &mut *z,
                 c_before: &buffers.c[step * state..][..state],
@@ -334,7 +335,15 @@ impl Strip {
             };
             cell::backward(&mut backward, hidden);
             if step > 0 {
-                product(&mut self.dh, Into::Set, z, recurrent_back);
+                // What the step before is computed from was last seen in the forward pass: far from any cache.
+                let before = places(&(step - 1..step), state);
+                let soon = [
+                    &earlier[places(&(step - 1..step), 4 * state)],
+                    &buffers.c[before.clone()],
+                    &buffers.tanh_c[before.clone()],
+                    &self.dy[before],
+                ];
+                product_before(&mut self.dh, Into::Set, z, recurrent_back, &soon);
             }
         }
         if layer > 0 {
