@@ -33,8 +33,8 @@ const MELODIES: [(&str, &[u8]); 4] = [
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HarmonizeArgs {
-    /// A MusicXML file (.musicxml, .xml, .mxl), or one of the built-in melodies twinkle, ode_to_joy, old_hundredth,
-    /// frere_jacques.
+    /// A MusicXML file (.musicxml, .xml, .mxl), a MIDI file (.mid), or one of the built-in melodies twinkle, ode_to_joy,
+    /// old_hundredth, frere_jacques.
     pub(crate) melody: String,
     /// Where to write: .musicxml, .mid, .wav, .svg, or .txt for the model's tokens. May be given several times. By
     /// default the melody's name with .harmonized.musicxml, here.
@@ -243,6 +243,12 @@ impl Melody {
             let mut report = report(&piece, outputs, model_label, self.kind, seed)?;
             report.melody_kept = Some(kept);
             report.remarks.splice(0..0, self.remarks.iter().cloned());
+            let repeats = self.score.measures.iter().any(|measure| measure.repeat_end);
+            if repeats && report.outputs.iter().any(|path| output::is_midi(path)) {
+                report
+                    .remarks
+                    .push("the MIDI file has the score as it is written: repeats are not played".to_owned());
+            }
             reports.push(report);
         }
         Ok(reports)

@@ -69,6 +69,11 @@ pub(super) fn play_with(targets: &mut [Target], soundfont: Option<&Path>) -> Res
     Ok(())
 }
 
+/// Whether a file that was written is MIDI.
+pub(super) fn is_midi(path: &Path) -> bool {
+    format_of(path).is_ok_and(|format| format == Format::Midi)
+}
+
 /// Refuses to write over the melody's own file.
 pub(super) fn spare_the_melody(targets: &[Target], melody: &str) -> Result<(), MusicError> {
     let Ok(melody) = fs::canonicalize(melody) else { return Ok(()) };

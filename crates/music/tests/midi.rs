@@ -188,6 +188,27 @@ fn lyrics_find_their_notes_and_words_their_syllables() {
 }
 
 #[test]
+fn what_is_written_is_read_again_with_its_words_tempi_metres_keys_and_pickup() {
+    let head = [
+        meta(0, 0x51, &[0x09, 0x27, 0xc0]),
+        meta(0, 0x58, &[3, 3, 24, 8]),
+        meta(0, 0x59, &[0xfd, 1]),
+        meta(720, 0x58, &[6, 3, 24, 8]),
+        meta(1440, 0x51, &[0x07, 0xa1, 0x20]),
+        meta(0, 0x59, &[0, 0]),
+    ];
+    let tune =
+        [meta(0, 3, b"Soprano"), meta(0, 5, b"Lo-"), notes(0, &[(67, 0, 720), (60, 0, 1440), (64, 0, 1440)])];
+    let score = read(&file(1, 480, &[head.concat(), tune.concat()]));
+    assert_eq!(score.measures.iter().map(|m| m.implicit).collect::<Vec<_>>(), [true, false, false]);
+    let again = read(&write_midi(&score));
+    assert_eq!((&again.parts, &again.measures, again.tempo), (&score.parts, &score.measures, Some(100.0)));
+    let keys: Vec<i8> = again.measures.iter().map(|measure| measure.key.fifths).collect();
+    assert_eq!(keys, [-3, -3, 0]);
+    assert_eq!(again.measures[2].notation.directions[0].tempo, Some(120.0));
+}
+
+#[test]
 fn a_midi_file_in_riff_is_read() {
     let inner = file(1, 480, &[notes(0, &[(60, 0, 480)])]);
     let length = |bytes: usize| u32::try_from(bytes).unwrap().to_le_bytes();

@@ -261,6 +261,7 @@ impl Document<'_> {
         while let Some(child) = self.xml.child()? {
             if child.name() == "part" {
                 let index = self.enter_part(&child)?;
+                self.measures[measure].defined_by(&self.parts[index].part.id);
                 let mut part = std::mem::replace(&mut self.parts[index], PartReader::new(""));
                 part.measure(self, measure)?;
                 self.parts[index] = part;
@@ -299,7 +300,7 @@ impl Document<'_> {
             directions: Vec::new(),
             notes: NO_REACH,
             rests: NO_REACH,
-            defining_part: None,
+            defining_part: self.place.part.clone(),
         };
         draft.sign(signatures);
         self.measures.push(draft);

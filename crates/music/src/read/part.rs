@@ -1,5 +1,7 @@
 //! One part of a MusicXML document: its state from measure to measure, and what a measure says.
 
+use std::collections::BTreeSet;
+
 use crate::score::{Clef, Direction, Grace, Markup, Measure, Note, Part};
 
 use super::ReadError;
@@ -254,7 +256,7 @@ impl PartReader {
                 }
                 "transpose" => {
                     self.transposition = Transposition::read(document)?;
-                    self.transposed |= !self.transposition.is_none();
+                    self.transposed |= !self.transposition.keeps_spelling();
                 }
                 "clef" => {
                     let (staff, clef) = clef(document, &child)?;
@@ -301,50 +303,55 @@ impl PartReader {
 
     /// Puts the notes on the score's time line. A part of several staves becomes a part a staff.
     pub(super) fn finish(self, measures: &[Measure]) -> Vec<Part> {
+        let mut staves = self.staves(measures);
+        let start = |measure: usize| measures.get(measure).map_or(0, |measure| measure.start);
+        for note in self.notes {
+            let Some((_, part)) = staves.iter_mut().find(|(staff, _)| *staff == note.staff) else { continue };
+            match note.placed(measures) {
+                Some(Placed::Note(note)) => part.notes.push(note),
+                Some(Placed::Rest(rest)) => part.rests.push(rest),
+                None => {}
+            }
+        }
+        for (measure, draft) in self.directions {
+            let at = staves.iter().position(|(staff, _)| *staff == draft.staff).unwrap_or(0);
+            staves[at].1.directions.extend(draft.placed(start(measure)));
+        }
+        for draft in self.clefs {
+            let Some((_, part)) = staves.iter_mut().find(|(staff, _)| *staff == draft.staff) else {
+                continue;
+            };
+            let onset = draft.at.ticks().and_then(|ticks| start(draft.measure).checked_add(ticks));
+            part.clefs.extend(onset.map(|onset| Clef { onset, ..draft.clef }));
+        }
+        staves.into_iter().map(|(_, part)| in_order(part)).collect()
+    }
+
+    /// A part, still empty, for each staff that has notes; one where none has.
+    fn staves(&self, measures: &[Measure]) -> Vec<(u8, Part)> {
         let (last, reach) = self.written_until;
         let end =
             measures.get(last).zip(reach.ticks()).and_then(|(last, reach)| last.start.checked_add(reach));
-        let staves: std::collections::BTreeSet<u8> =
-            self.notes.iter().filter(|note| note.pitch.is_some()).map(|note| note.staff).collect();
-        let first = staves.first().copied().unwrap_or(1);
-        let mut parts: Vec<(u8, Part)> =
-            staves.iter().copied().map(|staff| (staff, Part::default())).collect();
-        if parts.is_empty() {
-            parts.push((1, Part::default()));
+        let with_notes = self.notes.iter().filter(|note| note.pitch.is_some()).map(|note| note.staff);
+        let mut staves: BTreeSet<u8> = with_notes.collect();
+        if staves.is_empty() {
+            staves.insert(1);
         }
-        for (staff, part) in &mut parts {
-            part.clone_from(&self.part);
-            part.written_until = end.unwrap_or(0);
-            if *staff != first {
+        let several = staves.len() > 1;
+        let part = |(index, staff): (usize, u8)| {
+            let mut part = Part { written_until: end.unwrap_or(0), ..self.part.clone() };
+            if index > 0 {
                 part.id = format!("{}-{staff}", part.id);
             }
-            if staves.len() > 1 {
+            if several {
                 part.name = format!("{} (staff {staff})", part.name).trim().to_owned();
             }
             if self.transposed {
                 part.remarks.push("for a transposing instrument: it is written as it sounds".to_owned());
             }
-        }
-        let start = |measure: usize| measures.get(measure).map_or(0, |measure| measure.start);
-        let of = |parts: &mut Vec<(u8, Part)>, staff: u8| parts.iter().position(|(of, _)| *of == staff);
-        for note in self.notes {
-            let Some(at) = of(&mut parts, note.staff) else { continue };
-            match note.placed(measures) {
-                Some(Placed::Note(note)) => parts[at].1.notes.push(note),
-                Some(Placed::Rest(rest)) => parts[at].1.rests.push(rest),
-                None => {}
-            }
-        }
-        for (measure, draft) in self.directions {
-            let at = of(&mut parts, draft.staff).unwrap_or(0);
-            parts[at].1.directions.extend(draft.placed(start(measure)));
-        }
-        for draft in self.clefs {
-            let Some(at) = of(&mut parts, draft.staff) else { continue };
-            let onset = draft.at.ticks().and_then(|ticks| start(draft.measure).checked_add(ticks));
-            parts[at].1.clefs.extend(onset.map(|onset| Clef { onset, ..draft.clef }));
-        }
-        parts.into_iter().map(|(_, part)| in_order(part)).collect()
+            (staff, part)
+        };
+        staves.into_iter().enumerate().map(part).collect()
     }
 }
 

@@ -51,12 +51,12 @@ pub(super) fn key(document: &mut Document<'_>) -> Result<Option<(KeySignature, O
     Ok(fifths.map(|fifths| (KeySignature { fifths, mode }, name)))
 }
 
+/// A time signature's numbers, none where there is no metre; and its element, where that says more.
+pub(super) type Metre = (Option<(u32, u32)>, Option<Markup>);
+
 /// Reads the open `time` element to its end: its numbers, none where the music is said to have no metre; and itself,
 /// where that says more.
-pub(super) fn time(
-    document: &mut Document<'_>,
-    element: &Element<'_>,
-) -> Result<(Option<(u32, u32)>, Option<Markup>), ReadError> {
+pub(super) fn time(document: &mut Document<'_>, element: &Element<'_>) -> Result<Metre, ReadError> {
     let mut markup = document.xml.markup(element)?;
     let mut beats = 0_u32;
     let mut beat_type = None;

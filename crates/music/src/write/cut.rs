@@ -50,7 +50,7 @@ impl Beats {
     pub(super) fn of(measure: &Measure) -> Self {
         let full = full(measure.time);
         let unit = 4 * TICKS_PER_QUARTER / i64::from(measure.time.1.clamp(1, 64));
-        let compound = measure.time.1 >= 8 && measure.time.0 % 3 == 0;
+        let compound = measure.time.1 >= 8 && measure.time.0.is_multiple_of(3);
         let beat = if compound { 3 * unit } else { unit.min(TICKS_PER_QUARTER) };
         let missing = if measure.implicit { (full - measure.duration).max(0) } else { 0 };
         Self { beat, compound, count: full / beat, missing }

@@ -3,8 +3,8 @@
 use midly::num::{u4, u7, u15, u24, u28};
 use midly::{Format, Header, MetaMessage, MidiMessage, Smf, Timing, Track, TrackEvent, TrackEventKind};
 
-use super::layout;
-use crate::score::{Mode, Note, Part, Score, TICKS_PER_QUARTER};
+use super::{cut, layout};
+use crate::score::{Measure, Mode, Note, Part, Score, TICKS_PER_QUARTER};
 
 /// Pulses in a quarter: sixteenths, triplets and quintuplets are exact.
 const PULSES_PER_QUARTER: u16 = 480;
@@ -13,12 +13,15 @@ const TEMPO: f64 = 72.0;
 const CHOIR: u8 = 52;
 const VELOCITY: u8 = 80;
 
-/// The score as a MIDI file: tied notes sound once, every part has a channel and a track of its name.
+/// The score as a MIDI file: tied notes sound once, every part has a channel and a track of its name, the first verse
+/// is sung, tempi, metres and keys are told. Repeats are not played.
 #[must_use]
 pub fn write_midi(score: &Score) -> Vec<u8> {
     let timing = Timing::Metrical(u15::from(PULSES_PER_QUARTER));
+    let words: Vec<Vec<(u32, String)>> = score.parts.iter().map(words).collect();
     let mut tracks = vec![conductor(score)];
-    tracks.extend(score.parts.iter().enumerate().map(|(i, part)| part_track(i, part)));
+    let parts = score.parts.iter().zip(&words).enumerate();
+    tracks.extend(parts.map(|(i, (part, words))| part_track(i, part, words)));
     let file = Smf { header: Header::new(Format::Parallel, timing), tracks };
     let mut bytes = Vec::new();
     // Writing into memory fails only above 4 GiB a track.
@@ -33,17 +36,16 @@ fn conductor(score: &Score) -> Track<'_> {
     if let Some(title) = &score.title {
         timed.push((0, meta(MetaMessage::TrackName(title.as_bytes()))));
     }
-    let tempo = score.tempo.filter(|t| (4.0..=1000.0).contains(t)).unwrap_or(TEMPO);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "60,000 to 15,000,000")]
-    let microseconds = (60_000_000.0 / tempo).round() as u32;
-    timed.push((0, meta(MetaMessage::Tempo(u24::from(microseconds)))));
     let measures = layout::measures(score);
+    timed.extend(tempi(score, &measures));
     for (i, measure) in measures.iter().enumerate() {
         let before = i.checked_sub(1).map(|b| &measures[b]);
         let at = pulses(measure.start);
-        if before.is_none_or(|b| b.time != measure.time) {
-            let beats = u8::try_from(measure.time.0).unwrap_or(4);
-            let power = u8::try_from(measure.time.1.max(1).ilog2()).unwrap_or(2);
+        if before.is_none_or(|b| b.time != measure.time || is_pickup(b, i)) {
+            let (beats, beat_type) =
+                if is_pickup(measure, i + 1) { pickup_time(measure) } else { measure.time };
+            let beats = u8::try_from(beats).unwrap_or(4);
+            let power = u8::try_from(beat_type.max(1).ilog2()).unwrap_or(2);
             timed.push((at, meta(MetaMessage::TimeSignature(beats, power, 24, 8))));
         }
         if before.is_none_or(|b| b.key != measure.key) {
@@ -51,10 +53,48 @@ fn conductor(score: &Score) -> Track<'_> {
             timed.push((at, meta(MetaMessage::KeySignature(measure.key.fifths.clamp(-7, 7), minor))));
         }
     }
+    timed.sort_by_key(|(at, _)| *at);
     track(timed, pulses(score.duration()))
 }
 
-fn part_track(index: usize, part: &Part) -> Track<'_> {
+/// The tempi, and a usual one before the first.
+fn tempi<'a>(score: &Score, measures: &[Measure]) -> Vec<(u32, TrackEventKind<'a>)> {
+    let told = measures.iter().flat_map(|measure| &measure.notation.directions);
+    let mut tempi: Vec<(u32, f64)> =
+        told.filter_map(|direction| Some((pulses(direction.onset), direction.tempo?))).collect();
+    if tempi.first().is_none_or(|&(at, _)| at > 0) {
+        tempi.insert(0, (0, score.tempo.unwrap_or(TEMPO)));
+    }
+    let event = |(at, tempo): (u32, f64)| {
+        let tempo = if (4.0..=1000.0).contains(&tempo) { tempo } else { TEMPO };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "60,000 to 15,000,000")]
+        let microseconds = (60_000_000.0 / tempo).round() as u32;
+        (at, meta(MetaMessage::Tempo(u24::from(microseconds))))
+    };
+    tempi.into_iter().map(event).collect()
+}
+
+/// Whether the measure, counted from 1, is a pickup: MIDI knows them as bars of a metre of their own.
+fn is_pickup(measure: &Measure, number: usize) -> bool {
+    number == 1 && measure.duration < cut::full(measure.time)
+}
+
+fn pickup_time(measure: &Measure) -> (u32, u32) {
+    let fits = |beat_type: u32| {
+        let beat = 4 * TICKS_PER_QUARTER / i64::from(beat_type);
+        let beats = u32::try_from(measure.duration / beat).ok().filter(|beats| *beats > 0)?;
+        (measure.duration % beat == 0).then_some((beats, beat_type))
+    };
+    [measure.time.1.clamp(1, 64), 4, 8, 16, 32].into_iter().find_map(fits).unwrap_or(measure.time)
+}
+
+/// The first verse; "-" at a syllable's end says that its word goes on.
+fn words(part: &Part) -> Vec<(u32, String)> {
+    let sung = part.notes.iter().filter(|note| note.onset >= 0);
+    sung.filter_map(|note| Some((pulses(note.onset), note.lyric()?))).collect()
+}
+
+fn part_track<'a>(index: usize, part: &'a Part, words: &'a [(u32, String)]) -> Track<'a> {
     // Channel 10 is for drums.
     let channel = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15][index % 15];
     let midi = |message| TrackEventKind::Midi { channel: u4::from(channel), message };
@@ -62,6 +102,8 @@ fn part_track(index: usize, part: &Part) -> Track<'_> {
         (0, meta(MetaMessage::TrackName(part.name.as_bytes()))),
         (0, midi(MidiMessage::ProgramChange { program: u7::from(CHOIR) })),
     ];
+    let lyric = |(at, text): &'a (u32, String)| (*at, meta(MetaMessage::Lyric(text.as_bytes())));
+    timed.extend(words.iter().map(lyric));
     let sounding = sounding(&part.notes);
     for &(onset, end, key) in &sounding {
         let (key, vel) = (u7::from(key), u7::from(VELOCITY));
