@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rpc", &["search"]),
     ("coordinator", &["dispatch", "rpc", "search"]),
     ("worker", &["model", "music", "rpc", "search"]),
+    ("serve", &["model", "music"]),
 ];
 
 /// Packages that only these crates may use (tests of the root package may open a database).
@@ -23,7 +24,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("quick-xml", &["music"]),
     ("midly", &["music"]),
     ("tonic-prost-build", &["rpc"]),
-    ("axum", &[]),
+    ("axum", &["serve"]),
 ];
 
 /// Crates that know no clock, no network, no disk and no event loop.

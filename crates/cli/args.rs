@@ -2,6 +2,7 @@
 
 mod bench;
 mod operations;
+mod serve;
 mod values;
 
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use crate::{corpus, music};
 pub(crate) use bench::{BenchDispatchArgs, BenchTrainArgs};
 use operations::DOCTOR_HELP;
 pub(crate) use operations::{CoordinatorCommand, DoctorArgs};
+use serve::SERVE_HELP;
+pub(crate) use serve::ServeArgs;
 use values::{byte_size, duration};
 
 #[derive(Debug, Parser)]
@@ -100,6 +103,9 @@ pub(crate) enum Command {
     /// Compose a piece from nothing.
     #[command(after_help = "Example:\n  kapell compose -o new.musicxml --temperature 0.9 --seed 7")]
     Compose(music::ComposeArgs),
+    /// Serve the promoted model: HTTP for programs, a page for people.
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArgs),
     /// See, fetch and add corpora. Works without a coordinator.
     #[command(
         after_help = "Examples:\n  kapell corpus show chorales\n  kapell corpus add hymns ~/scores/hymns"

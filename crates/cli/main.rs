@@ -16,6 +16,7 @@ mod paths;
 mod progress;
 mod resolve;
 mod run;
+mod serve;
 mod study;
 mod trial;
 mod watch;
@@ -59,6 +60,7 @@ fn dispatch(command: Command, global: &Global) -> Outcome {
         Command::Model { command } => with_runtime(model::run(command, global)),
         Command::Harmonize(args) => resolve::harmonize(&args, global),
         Command::Compose(args) => resolve::compose(&args, global),
+        Command::Serve(args) => with_runtime(serve::run(args, global)),
         Command::Corpus { command } => Ok(corpus::run(command, global.json).map(|()| 0)?),
         Command::Bench { command } => with_runtime(bench::run(command, global)),
         Command::Completions { shell } => {

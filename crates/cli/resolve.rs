@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kapell_rpc::{Client, v1};
+use kapell_rpc::{Client, ClientError, Kind, v1};
 
 use crate::args::Global;
 use crate::error::{CliError, exit, file_error};
@@ -72,21 +72,42 @@ fn unreachable(error: CliError) -> CliError {
 async fn from_registry(client: &Client, reference: &str) -> Result<Local, CliError> {
     let version = client.get_model(v1::ModelRef { r#ref: reference.to_owned() }).await?;
     let label = format!("{}:{}", version.name, version.version);
-    let dir = paths::cache_dir()?.join("models").join(version.digest.replace(':', "-"));
+    let dir = cached(&paths::cache_dir()?, &version.digest)?;
     if !dir.is_dir() {
-        let parent = dir.parent().unwrap_or(&dir);
-        std::fs::create_dir_all(parent).map_err(|e| file_error(parent, "make", &e))?;
-        let scratch = tempfile::tempdir_in(parent).map_err(|e| file_error(parent, "write in", &e))?;
-        let fresh = scratch.path().join("model");
-        model::pull(client, &version, &fresh).await?;
-        // Somebody else may have been faster; the content is the same.
-        if let Err(e) = std::fs::rename(&fresh, &dir)
-            && !dir.is_dir()
-        {
-            return Err(file_error(&dir, "write", &e));
-        }
+        fetch(client, &version, &dir).await?;
     }
     Ok(Local { dir, label })
+}
+
+/// The folder in the cache for the version of this digest, which a peer has named.
+pub(crate) fn cached(cache_dir: &Path, digest: &str) -> Result<PathBuf, ClientError> {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(ClientError::new(Kind::Unexpected, format!("{digest:?} is no digest")));
+    }
+    Ok(cache_dir.join("models").join(format!("sha256-{hex}")))
+}
+
+/// Fetches a version's files into its folder in the cache. What is there already is read and, where it is damaged,
+/// fetched again.
+pub(crate) async fn fetch(
+    client: &Client,
+    version: &v1::ModelVersion,
+    dir: &Path,
+) -> Result<(), ClientError> {
+    if dir.is_dir() {
+        return client.download_directory(&version.digest, dir).await.map(|_| ());
+    }
+    let parent = dir.parent().unwrap_or(dir);
+    std::fs::create_dir_all(parent).map_err(|e| ClientError::local("make", parent, &e))?;
+    let scratch = tempfile::tempdir_in(parent).map_err(|e| ClientError::local("write in", parent, &e))?;
+    let fresh = scratch.path().join("model");
+    client.download_directory(&version.digest, &fresh).await?;
+    // Somebody else may have been faster; the content is the same.
+    match std::fs::rename(&fresh, dir) {
+        Err(e) if !dir.is_dir() => Err(ClientError::local("write", dir, &e)),
+        _ => Ok(()),
+    }
 }
 
 /// Where `kapell run` leaves the files of a version.
@@ -121,7 +142,7 @@ fn read_aliases(path: &Path) -> BTreeMap<String, u32> {
 }
 
 /// NAME, NAME@ALIAS, NAME:VERSION or a bare alias, among the models that `kapell run` left.
-fn from_data_dir(data_dir: &Path, reference: &str) -> Result<Local, CliError> {
+pub(crate) fn from_data_dir(data_dir: &Path, reference: &str) -> Result<Local, CliError> {
     let root = data_dir.join("models");
     let names: Vec<String> = root
         .read_dir()

@@ -8,3 +8,4 @@ mod reproduce;
 mod reproduction;
 mod resume;
 mod run;
+mod serve;

@@ -17,6 +17,7 @@ use kapell_model::decode::{
     Vocabulary, search,
 };
 use kapell_model::infer::{Model, Stepper};
+use kapell_music::kept::are_parts_kept;
 use kapell_music::read::{ReadError, SCORE_BYTES_MAX, read_score};
 use kapell_music::score::{Credit, KeySignature, Score};
 use serde::Serialize;
@@ -24,7 +25,7 @@ use serde::Serialize;
 pub(crate) use error::MusicError;
 
 /// Melodies that are always there, by name.
-const MELODIES: [(&str, &[u8]); 4] = [
+pub(crate) const MELODIES: [(&str, &[u8]); 4] = [
     ("twinkle", include_bytes!("../../../examples/melodies/twinkle.musicxml")),
     ("ode_to_joy", include_bytes!("../../../examples/melodies/ode_to_joy.musicxml")),
     ("old_hundredth", include_bytes!("../../../examples/melodies/old_hundredth.musicxml")),
@@ -237,8 +238,7 @@ impl Melody {
             let mut piece = prepared.piece(&self.score, run.decoded().map_err(decode::DecodeError::from)?);
             let name = format!("kapell {}, model {model_label}", env!("CARGO_PKG_VERSION"));
             piece.score.credits.push(Credit { kind: "arranger".to_owned(), name });
-            let parts = self.given.iter().enumerate().filter_map(|(voice, index)| Some((voice, (*index)?)));
-            let kept = output::are_parts_kept(&self.score, parts, &piece.score);
+            let kept = are_parts_kept(&self.score, &self.given, &piece.score);
             let outputs = output::numbered(&self.outputs, several.then_some(at + 1));
             let mut report = report(&piece, outputs, model_label, self.kind, seed)?;
             report.melody_kept = Some(kept);
@@ -298,7 +298,8 @@ fn report(
     })
 }
 
-fn load(dir: &Path) -> Result<(Model, Vocabulary), MusicError> {
+/// Reads a model and its vocabulary from a folder.
+pub(crate) fn load(dir: &Path) -> Result<(Model, Vocabulary), MusicError> {
     let model = Model::load(dir).map_err(|source| MusicError::Model { dir: dir.to_owned(), source })?;
     let vocabulary = Vocabulary::new(model.vocabulary())?;
     Ok((model, vocabulary))

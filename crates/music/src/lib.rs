@@ -6,6 +6,7 @@ pub mod decode;
 pub mod edition;
 pub mod encode;
 pub mod exercises;
+pub mod kept;
 pub mod key;
 mod mix;
 pub mod read;

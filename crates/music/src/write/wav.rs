@@ -11,7 +11,7 @@ use crate::score::Score;
 use organ::Organ;
 pub use soundfont::SoundFont;
 use soundfont::Synth;
-use timeline::Timeline;
+use timeline::{Clock, Timeline};
 
 /// Samples a second.
 pub const SAMPLE_RATE: u32 = 44_100;
@@ -47,6 +47,13 @@ pub enum WavError {
 trait Source {
     /// The next samples; both slices are as long as the other, and hold zeros.
     fn render(&mut self, left: &mut [f32], right: &mut [f32]) -> Result<(), WavError>;
+}
+
+/// When these ticks of the score sound in its WAV file, in seconds.
+#[must_use]
+pub fn seconds_at(score: &Score, ticks: impl IntoIterator<Item = i64>) -> Vec<f64> {
+    let clock = Clock::new(score);
+    ticks.into_iter().map(|tick| clock.seconds(tick)).collect()
 }
 
 /// The score as the bytes of a WAV file.

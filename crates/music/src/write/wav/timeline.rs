@@ -69,14 +69,14 @@ fn is_placed(note: &Note) -> bool {
 }
 
 /// From ticks to seconds: an even tempo, but for fermatas.
-struct Clock {
+pub(super) struct Clock {
     seconds_per_tick: f64,
     /// Where time is stretched, from tick to tick; ascending, apart from each other.
     held: Vec<(i64, i64)>,
 }
 
 impl Clock {
-    fn new(score: &Score) -> Self {
+    pub(super) fn new(score: &Score) -> Self {
         let tempo = score.tempo.filter(|tempo| (4.0..=1000.0).contains(tempo)).unwrap_or(TEMPO);
         let notes = score.parts.iter().flat_map(|part| &part.notes);
         let under = notes.filter(|note| note.fermata && is_placed(note));
@@ -91,7 +91,7 @@ impl Clock {
         Self { seconds_per_tick: 60.0 / tempo / TICKS_PER_QUARTER as f64, held }
     }
 
-    fn seconds(&self, tick: i64) -> f64 {
+    pub(super) fn seconds(&self, tick: i64) -> f64 {
         let before = self.held.iter().take_while(|(from, _)| *from < tick);
         let stretched: i64 = before.map(|&(from, to)| tick.min(to) - from).sum();
         (tick as f64 + HOLD * stretched as f64) * self.seconds_per_tick
