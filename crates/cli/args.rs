@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. Commands, flags and exit codes are a contract: others script against it.
 
 mod bench;
+mod evaluate;
 mod operations;
 mod serve;
 mod values;
@@ -14,6 +15,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::logging::LogFormat;
 use crate::{corpus, music};
 pub(crate) use bench::{BenchDispatchArgs, BenchTrainArgs};
+pub(crate) use evaluate::{EvaluateArgs, EvaluateSearch};
 use operations::DOCTOR_HELP;
 pub(crate) use operations::{CoordinatorCommand, DoctorArgs};
 use serve::SERVE_HELP;
@@ -393,6 +395,11 @@ pub(crate) enum ModelCommand {
         #[arg(value_name = "REF")]
         model: String,
     },
+    /// Measure a model on held-out pieces: nats by voice, wrong notes, counterpoint beside the composer's.
+    #[command(
+        after_help = "Examples:\n  kapell model evaluate demo@champion --on test\n  kapell model evaluate ./champion --on val --search greedy --pieces 5 --json\n  kapell model evaluate demo@champion --compare --out results\nThe corpus that the model was trained on must be in this machine's library; see `kapell corpus list`."
+    )]
+    Evaluate(EvaluateArgs),
     /// Copy a version's files into a folder.
     #[command(after_help = "Example:\n  kapell model pull my-study@champion ./champion")]
     Pull {

@@ -1,4 +1,6 @@
-//! `kapell model`: promote, list, show, history, pull, verify.
+//! `kapell model`: promote, list, show, history, pull, verify, evaluate.
+
+mod evaluate;
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use kapell_rpc::Client;
 pub(crate) async fn run(command: ModelCommand, global: &Global) -> Outcome {
     let client = connect(global)?;
     match command {
+        // It has threads of its own, and asks the registry in its own time.
+        ModelCommand::Evaluate(args) => return tokio::task::block_in_place(|| evaluate::run(&args, global)),
         ModelCommand::Promote(args) => return promote(&client, args, global.json).await,
         ModelCommand::List => {
             list(&client.list_models(v1::ListModelsRequest {}).await?.versions, global.json)

@@ -46,7 +46,7 @@ fn print(report: &PieceReport, json: bool) {
 }
 
 /// The model that `reference` means; without one, the champion.
-fn local(reference: Option<&str>, global: &Global) -> Result<Local, CliError> {
+pub(crate) fn local(reference: Option<&str>, global: &Global) -> Result<Local, CliError> {
     if let Some(dir) = reference.map(Path::new).filter(|p| p.is_dir()) {
         return Ok(Local { dir: dir.to_owned(), label: dir.display().to_string() });
     }

@@ -6,6 +6,7 @@
 
 mod deal;
 mod errors;
+pub mod harmony;
 pub mod likelihood;
 
 use kapell_music::counterpoint::{self, VOICES};
@@ -130,22 +131,13 @@ fn key_of(frames: &[counterpoint::Frame]) -> Key {
     if key_of_histogram(&sounding) == minor { minor } else { Key { tonic: 0, mode: Mode::Major } }
 }
 
-/// Four voices of a score on the grid, for so many frames: the inverse of [`Reference::score`].
+/// Four voices of a score on the grid, in so many frames as `fermatas` tells of: the inverse of [`Reference::score`].
 #[must_use]
 pub fn frames_of(score: &Score, fermatas: &[bool]) -> Vec<counterpoint::Frame> {
-    let mut frames: Vec<counterpoint::Frame> =
-        fermatas.iter().map(|&fermata| counterpoint::Frame { fermata, ..Default::default() }).collect();
-    for (voice, part) in score.parts.iter().take(VOICES).enumerate() {
-        for note in &part.notes {
-            let (start, end) = (note.onset / TICKS_PER_FRAME, note.end() / TICKS_PER_FRAME);
-            for at in start..end {
-                let tied = note.tie_from || at > start;
-                let slot = usize::try_from(at).ok().and_then(|at| frames.get_mut(at));
-                if let Some(frame) = slot {
-                    frame.voices[voice] = Some(FrameNote { midi: note.pitch.midi, tied });
-                }
-            }
-        }
+    let mut frames = counterpoint::frames_of(score);
+    frames.resize(fermatas.len(), counterpoint::Frame::default());
+    for (frame, &fermata) in frames.iter_mut().zip(fermatas) {
+        frame.fermata = fermata;
     }
     frames
 }

@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::FrameNote;
 use crate::key::Key;
+use crate::score::{Score, TICKS_PER_FRAME};
+use crate::voices::find_voices;
 
 pub use cadence::{Cadences, KINDS};
 pub use chord::{Harmony, Kind, identify};
@@ -40,6 +42,31 @@ pub struct Frame {
     /// S A T B; none rests. A unison is sung by both of its voices.
     pub voices: [Option<FrameNote>; VOICES],
     pub fermata: bool,
+}
+
+/// Sixteenths of a score that are looked at, at most.
+const FRAMES_MAX: usize = 1 << 18;
+
+/// The four voices of a score on the grid, each a line of notes: the parts that [`find_voices`] tells, or else its first
+/// four. Onsets and ends go to the nearest sixteenth, and a
+/// note that would vanish gets one. A frame is under a fermata where a note with one sounds.
+#[must_use]
+pub fn frames_of(score: &Score) -> Vec<Frame> {
+    let nearest = |tick: i64| tick.saturating_add(TICKS_PER_FRAME / 2).div_euclid(TICKS_PER_FRAME);
+    let index = |frame: i64| usize::try_from(frame).unwrap_or(0).min(FRAMES_MAX);
+    let mut frames = vec![Frame::default(); index(nearest(score.duration()))];
+    for (voice, part) in find_voices(score).unwrap_or([0, 1, 2, 3]).into_iter().enumerate() {
+        for note in score.parts.get(part).map_or(&[][..], |part| &part.notes) {
+            let start = index(nearest(note.onset));
+            let end = index(nearest(note.end())).max(start + 1);
+            for (at, frame) in frames.iter_mut().enumerate().take(end).skip(start) {
+                let tied = note.tie_from || at > start;
+                frame.voices[voice] = Some(FrameNote { midi: note.pitch.midi, tied });
+                frame.fermata |= note.fermata;
+            }
+        }
+    }
+    frames
 }
 
 /// What is a fault where.

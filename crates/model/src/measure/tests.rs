@@ -1,9 +1,11 @@
 //! What is measured is what is there.
 
+use super::harmony::{Method, set};
 use super::likelihood::{CLASSES, Class, likelihoods};
 use super::*;
-use crate::decode::Vocabulary;
+use crate::decode::{Beam, Rules, Search, Vocabulary};
 use crate::evaluate;
+use crate::infer::{Model, Stepper};
 use crate::{TrainConfig, Trainer};
 use kapell_music::corpus::PartOfSplit;
 use kapell_music::exercises;
@@ -165,4 +167,52 @@ fn resting_where_a_note_should_be_is_an_error_and_resting_together_is_nothing() 
     let bach = piece(&[(&[(72, false), (67, false), (64, false), (48, false)], false), (&[], false)]);
     let errors = Errors::between(&bach.frames, &[], [true; VOICES]);
     assert_eq!((errors.notes, errors.wrong_notes, errors.wrong_frames, errors.frames), (4, 4, 1, 2));
+}
+
+/// Some exercises, and a model that has learnt nothing.
+fn subject(count: usize) -> (Stepper, std::sync::Arc<Vocabulary>, Vec<Reference>) {
+    let corpus = exercises::corpus(1, 20).expect("exercises");
+    let config = TrainConfig { layers: 1, hidden: 12, embedding: 4, ..TrainConfig::default() };
+    let weights = crate::weights::Weights::initial(&config, corpus.vocabulary.len());
+    let vocabulary = Vocabulary::new(&corpus.vocabulary).expect("music");
+    let model = Model::new(&weights, corpus.vocabulary.clone()).expect("finite weights");
+    let pieces = corpus.pieces.iter().take(count).map(|exercise| {
+        let tokens = corpus.spelled(exercise).map(|word| word.parse().expect("a token")).collect();
+        Reference::new(&exercise.id, tokens).expect("a piece")
+    });
+    (Stepper::new(std::sync::Arc::new(model)), std::sync::Arc::new(vocabulary), pieces.collect())
+}
+
+const GREEDY: Method = Method { search: Search::Greedy, rules: Rules::NONE };
+
+#[test]
+fn given_voices_stay_as_they_were_and_the_others_are_found() {
+    let (mut model, vocabulary, pieces) = subject(2);
+    let pieces: Vec<&Reference> = pieces.iter().collect();
+    for given in [[true, false, false, false], [false, true, false, true], [false; VOICES]] {
+        for (piece, set) in pieces.iter().zip(set(&mut model, &vocabulary, &pieces, given, GREEDY)) {
+            let set = set.expect("a setting");
+            assert_eq!(set.frames.len(), piece.frames.len());
+            let errors = Errors::between(&piece.frames, &set.frames, given);
+            assert_eq!((errors.wrong_notes, errors.wrong_frames), (0, 0), "{given:?}");
+            let others = Errors::between(&piece.frames, &set.frames, given.map(|given| !given));
+            assert!(others.wrong_notes > 0, "a model that has learnt nothing finds what the composer wrote");
+            let fermatas =
+                |frames: &[counterpoint::Frame]| frames.iter().filter(|frame| frame.fermata).count();
+            assert_eq!(fermatas(&set.frames), fermatas(&piece.frames));
+        }
+    }
+}
+
+#[test]
+fn pieces_in_a_batch_are_set_as_if_alone() {
+    let (mut model, vocabulary, pieces) = subject(3);
+    let pieces: Vec<&Reference> = pieces.iter().collect();
+    let beam = Method { search: Search::Beam(Beam { width: 2, look_ahead: 1 }), rules: Rules::default() };
+    let given = [true, false, false, false];
+    let together = set(&mut model, &vocabulary, &pieces, given, beam);
+    for (piece, expected) in pieces.iter().zip(together) {
+        let alone = set(&mut model, &vocabulary, &[piece], given, beam);
+        assert_eq!(alone, [expected]);
+    }
 }

@@ -232,3 +232,17 @@ fn counts_of_pieces_add_up() {
     assert_eq!((sum.chords, sum.parallel_fifths, sum.spacing_faults, sum.cadences.phrases()), (3, 1, 2, 2));
     assert!((sum.per_100_chords(sum.spacing_faults) - 200.0 / 3.0).abs() < 1e-12);
 }
+
+#[test]
+fn a_score_is_counted_by_its_four_voices_whatever_plays_beside_them() {
+    let mut exercise = crate::exercises::score(1, 3);
+    let flute = crate::score::Part { name: "Flute".into(), ..exercise.parts[0].clone() };
+    exercise.parts.insert(0, flute);
+    let frames = frames_of(&exercise);
+    let found = count(&frames, &Rules::new(crate::key::find_key(&exercise)));
+    assert!(found.chords > 20 && found.cadences.authentic > 0, "{found:?}");
+    assert_eq!((found.parallel_fifths, found.parallel_octaves, found.crossings), (0, 0, 0), "{found:?}");
+    let fermatas = exercise.parts[1].notes.iter().filter(|note| note.fermata).count();
+    assert_eq!(found.cadences.phrases(), fermatas as u64);
+    assert_eq!(frames_of(&Score::default()), []);
+}
