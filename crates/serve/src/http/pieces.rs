@@ -14,7 +14,7 @@ use kapell_model::decode::{
 use kapell_model::infer::{Row, Stepper};
 use kapell_music::kept::are_parts_kept;
 use kapell_music::read::read_score;
-use kapell_music::score::{Credit, KeySignature, Score, TICKS_PER_FRAME};
+use kapell_music::score::{KeySignature, Score, TICKS_PER_FRAME};
 use kapell_music::write::wav::{Instrument, write_wav};
 use kapell_music::write::{write_midi, write_musicxml, write_svg};
 use serde_json::{Value, json};
