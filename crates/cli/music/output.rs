@@ -69,7 +69,7 @@ pub(super) fn play_with(targets: &mut [Target], soundfont: Option<&Path>) -> Res
 
 /// Whether a file that was written is MIDI.
 pub(super) fn is_midi(path: &Path) -> bool {
-    format_of(path).is_ok_and(|format| matches!(format, Format::Midi))
+    matches!(format_of(path), Ok(Format::Midi))
 }
 
 /// Refuses to write over the melody's own file.

@@ -218,13 +218,13 @@ fn a_midi_file_in_riff_is_read() {
 
 #[test]
 fn what_is_no_tune_is_refused_with_a_reason() {
-    let tune = notes(0, &[(60, 0, 480), (62, 0, 480)]);
-    let good = file(1, 480, &[tune.clone()]);
+    let tune = || notes(0, &[(60, 0, 480), (62, 0, 480)]);
+    let good = file(1, 480, &[tune()]);
     let cases = [
         (file(1, 480, &[notes(9, &[(35, 0, 480)])]), "its only notes are a drum's"),
         (file(1, 480, &[meta(0, 3, b"x")]), "no part of the score has a note"),
-        (file(2, 480, &[tune.clone()]), "the head: it is of format 2"),
-        (file(1, 0, &[tune.clone()]), "the head: a beat of no length"),
+        (file(2, 480, &[tune()]), "the head: it is of format 2"),
+        (file(1, 0, &[tune()]), "the head: a beat of no length"),
         (good[..good.len() - 9].to_vec(), "track 1: it ends in the middle"),
         (b"MThd\0\0\0\x06".to_vec(), "the head"),
         (

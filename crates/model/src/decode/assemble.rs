@@ -39,10 +39,24 @@ pub(super) fn harmonized(score: &Score, given: &[Option<usize>; VOICES], setting
     // Of the given notes and the measures: other parts of the score, and rests after its end, may reach further.
     let end = piece.duration();
     for voice in (0..VOICES).filter(|&voice| given[voice].is_none()) {
-        piece.parts[voice].notes = sung_notes(voice, setting, end);
+        let mut notes = sung_notes(voice, setting, end);
+        respell(&mut notes, &piece.measures);
+        piece.parts[voice].notes = notes;
         piece.parts[voice].written_until = end;
     }
     piece
+}
+
+/// Behind a change of key, notes are spelt in the new one.
+fn respell(notes: &mut [Note], measures: &[Measure]) {
+    let Some(first) = measures.first() else { return };
+    for note in notes {
+        let at = measures.partition_point(|measure| measure.start <= note.onset);
+        let key = measures[..at].last().unwrap_or(first).key;
+        if key.fifths != first.key.fifths {
+            note.pitch = spell(note.pitch.midi, key.fifths);
+        }
+    }
 }
 
 /// A score of decoded voices alone, in 4/4.

@@ -111,6 +111,20 @@ fn a_piece_has_four_named_parts_and_the_melodys_measures() {
 }
 
 #[test]
+fn behind_a_change_of_key_notes_are_spelt_in_the_new_one() {
+    let mut score = score_of(line(&[(72, 0.0, 4.0), (72, 4.0, 4.0), (73, 8.0, 4.0)]), 4);
+    for (start, fifths) in [(4.0, 4), (8.0, -4)] {
+        let key = KeySignature { fifths, mode: None };
+        score.measures.push(Measure { start: beats(start), key, ..score.measures[0].clone() });
+    }
+    let piece = set(&score);
+    for note in piece.score.parts[1..].iter().flat_map(|part| &part.notes) {
+        let fifths = if note.onset < beats(8.0) { 4 } else { -4 };
+        assert_eq!(note.pitch, spell(note.pitch.midi, fifths), "{note:?}");
+    }
+}
+
+#[test]
 fn nats_per_token_are_of_the_tokens_after_start() {
     let piece = set(&score_of(line(&[(72, 0.0, 1.0)]), 0));
     let scored = f64::from(u32::try_from(piece.tokens.len() - 1).expect("small"));
