@@ -42,7 +42,7 @@ def optuna(o, folder):
 
 def hyperqueue(o, folder):
     tasks = max(o.trials // 4, 50)
-    command = [o.python, str(HERE / "hyperqueue_tasks.py"), f"{folder}/server", str(tasks)]
+    command = [o.python, str(HERE / "hyperqueue_tasks.py"), str(pathlib.Path(folder, "server").resolve()), str(tasks)]
     done = subprocess.run(command, capture_output=True, text=True)
     times = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("TIMES")]
     if done.returncode or not times:

@@ -5,11 +5,9 @@ use std::sync::LazyLock;
 use kapell_dispatch::report::Measurement;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments};
 use sqlx::{FromRow, SqliteConnection};
 
-use super::many::{Many, WIDEST};
+use super::many::{Bound, Many, Script};
 use super::rows::MeasurementRow;
 use super::writer::After;
 use super::{StoreError, Tx};
@@ -72,24 +70,29 @@ static INSERT: LazyLock<Many> = LazyLock::new(|| {
 
 /// Writes what has been added, in order.
 pub(crate) async fn flush(tx: &mut Tx) -> Result<(), StoreError> {
+    flush_and(tx, "").await
+}
+
+/// Writes what has been added, in order, and then does this, all in one message.
+pub(crate) async fn flush_and(tx: &mut Tx, then: &'static str) -> Result<(), StoreError> {
     if tx.events.is_empty() {
-        return Ok(());
+        return Script::default().then(then).run(tx).await.map(drop);
     }
     let mut seq = match tx.newest_event {
         Some(seq) => seq,
         None => newest(&mut tx.conn).await?,
     };
     let events = std::mem::take(&mut tx.events);
-    for some in events.chunks(WIDEST) {
-        let rows = |query| {
-            some.iter().fold(query, |query: Query<'_, Sqlite, SqliteArguments>, e| {
-                seq += i64::from(e.numbers);
-                let query = query.bind(seq).bind(e.study).bind(e.kind).bind(e.at_ms);
-                query.bind(e.trial).bind(e.attempt).bind(e.json.as_str())
-            })
-        };
-        INSERT.query(some.len(), |query| query, rows).execute(&mut tx.conn).await?;
+    let mut numbered = Vec::with_capacity(events.len());
+    for event in &events {
+        seq += i64::from(event.numbers);
+        numbered.push((seq, event));
     }
+    let bind = |query: Bound, (seq, e): &(i64, &Pending)| {
+        let query = query.bind(*seq).bind(e.study).bind(e.kind).bind(e.at_ms);
+        query.bind(e.trial).bind(e.attempt).bind(e.json.as_str())
+    };
+    Script::default().write(&INSERT, &numbered, |query| query, bind).then(then).run(tx).await?;
     tx.newest_event = Some(seq);
     tx.after.push(After::Told { seq });
     Ok(())

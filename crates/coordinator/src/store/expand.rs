@@ -9,7 +9,7 @@ use kapell_search::study::{Pen, Written};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::many::{Many, write_rows};
+use super::many::{Many, Script, WIDEST};
 use super::studies::StudyCore;
 use super::writer::After;
 use super::{Refusal, Specs, StoreError, Tx, events};
@@ -27,17 +27,20 @@ static INSERT: LazyLock<Many> = LazyLock::new(|| {
 /// Inserts trials of a study.
 pub(super) async fn insert(tx: &mut Tx, study: i64, trials: &[Written]) -> Result<(), StoreError> {
     let at_ms = tx.at_ms;
-    write_rows(
-        tx,
-        &INSERT,
-        trials,
-        |query| query.bind(at_ms).bind(study),
-        |query, t| {
-            let query = query.bind(t.number).bind(t.config.as_str()).bind(t.hash.as_str());
-            query.bind(t.shape_key.as_str()).bind(t.replicate).bind(t.epochs)
-        },
-    )
-    .await
+    // A message must not be too large.
+    for some in trials.chunks(4 * WIDEST) {
+        let script = Script::default().write(
+            &INSERT,
+            some,
+            |query| query.bind(at_ms).bind(study),
+            |query, t| {
+                let query = query.bind(t.number).bind(t.config.as_str()).bind(t.hash.as_str());
+                query.bind(t.shape_key.as_str()).bind(t.replicate).bind(t.epochs)
+            },
+        );
+        script.run_all(tx).await?;
+    }
+    Ok(())
 }
 
 /// Notes that a study has to be expanded.

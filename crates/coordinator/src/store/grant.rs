@@ -11,7 +11,7 @@ use kapell_dispatch::{Effect, Held, Trial, TrialEvent};
 use serde_json::json;
 
 use super::lease::{self, Ask, Leased, LeasedRow, WORKS_MAX};
-use super::many::{Many, write_rows};
+use super::many::{Many, Script};
 use super::trials;
 use super::workers::{self, WorkerRow};
 use super::writer::{After, Boxed, Together};
@@ -56,7 +56,18 @@ async fn together(tx: &mut Tx, some: &[Ask]) -> Result<Vec<Answer>, StoreError> 
         grants.extend(got);
         served += 1;
     }
-    write(tx, &grants).await?;
+    let mut held: HashMap<&str, Vec<Held>> = HashMap::new();
+    for g in &grants {
+        let of = held.entry(g.ask.request_id.as_str()).or_default();
+        of.push(Held { trial: g.row.core.id, attempt: g.attempt });
+    }
+    let answered = asks.iter().take(served);
+    let got = answered.filter_map(|ask| Some((ask, lease::answer(held.get(ask.request_id.as_str())?))));
+    let got: Vec<(&Ask, String)> = got.collect();
+    remember(write(Script::default(), tx.at_ms, &grants), tx.at_ms, &got).run_all(tx).await?;
+    for (ask, _) in &got {
+        lease::forget_old(tx, &ask.worker).await?;
+    }
     let mut works: HashMap<&str, Vec<Leased>> = HashMap::new();
     for grant in grants {
         tell(tx, &grant);
@@ -65,7 +76,6 @@ async fn together(tx: &mut Tx, some: &[Ask]) -> Result<Vec<Answer>, StoreError> 
         let leased = Leased { held, row: grant.row, resume: None, best: None, spec };
         works.entry(grant.ask.request_id.as_str()).or_default().push(leased);
     }
-    remember(tx, asks, &works).await?;
     Ok(asks.iter().take(served).map(|ask| works.remove(ask.request_id.as_str())).collect())
 }
 
@@ -186,10 +196,8 @@ static ATTEMPTS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 8)
 });
 
-async fn write(tx: &mut Tx, grants: &[Grant<'_>]) -> Result<(), StoreError> {
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+fn write(script: Script, at_ms: i64, grants: &[Grant<'_>]) -> Script {
+    let script = script.write(
         &TRIALS,
         grants,
         |query| query.bind(at_ms),
@@ -197,10 +205,8 @@ async fn write(tx: &mut Tx, grants: &[Grant<'_>]) -> Result<(), StoreError> {
             let query = query.bind(g.row.core.id).bind(g.next.state.name()).bind(g.next.state.attempt());
             query.bind(g.next.attempts).bind(g.next.failures).bind(g.next.losses)
         },
-    )
-    .await?;
-    write_rows(
-        tx,
+    );
+    script.write(
         &ATTEMPTS,
         grants,
         |query| query.bind(at_ms),
@@ -212,7 +218,6 @@ async fn write(tx: &mut Tx, grants: &[Grant<'_>]) -> Result<(), StoreError> {
             query.bind(numerics.dtype.as_str())
         },
     )
-    .await
 }
 
 /// What follows the commit of a lease, and its event.
@@ -239,22 +244,13 @@ static REQUESTS: LazyLock<Many> = LazyLock::new(|| {
 });
 
 /// Remembers the answers of those who got something.
-async fn remember(tx: &mut Tx, asks: &[Ask], works: &HashMap<&str, Vec<Leased>>) -> Result<(), StoreError> {
-    let got = asks.iter().filter_map(|ask| Some((ask, lease::answer(works.get(ask.request_id.as_str())?))));
-    let got: Vec<(&Ask, String)> = got.collect();
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+fn remember(script: Script, at_ms: i64, got: &[(&Ask, String)]) -> Script {
+    script.write(
         &REQUESTS,
-        &got,
+        got,
         |query| query.bind(at_ms),
         |query, (ask, answer)| {
             query.bind(ask.request_id.as_str()).bind(ask.worker.as_str()).bind(answer.as_str())
         },
     )
-    .await?;
-    for (ask, _) in &got {
-        lease::forget_old(tx, &ask.worker).await?;
-    }
-    Ok(())
 }

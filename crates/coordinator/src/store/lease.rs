@@ -116,13 +116,14 @@ async fn again(tx: &mut Tx, answer: &str) -> Result<Vec<Leased>, StoreError> {
 
 /// Remembers the answer, and now and then forgets the worker's old ones.
 async fn remember(tx: &mut Tx, ask: &Ask, works: &[Leased]) -> Result<(), StoreError> {
-    super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer(works)).await?;
+    let held: Vec<Held> = works.iter().map(|work| work.held).collect();
+    super::query::remember(tx, "lease", &ask.worker, &ask.request_id, &answer(&held)).await?;
     forget_old(tx, &ask.worker).await
 }
 
 /// The answer to a request, as it is remembered.
-pub(super) fn answer(works: &[Leased]) -> String {
-    json!(works.iter().map(|w| (w.held.trial, w.held.attempt)).collect::<Vec<_>>()).to_string()
+pub(super) fn answer(held: &[Held]) -> String {
+    json!(held.iter().map(|held| (held.trial, held.attempt)).collect::<Vec<_>>()).to_string()
 }
 
 /// Counts an answer that is remembered, and now and then forgets the worker's old ones.

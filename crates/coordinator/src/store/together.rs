@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use kapell_dispatch::finish::{self as rules, CheckpointVerdict, Roles, judge_checkpoint};
@@ -19,7 +19,7 @@ use sqlx::FromRow;
 
 use super::checkpoints::NewCheckpoint;
 use super::finish::Finish;
-use super::many::{Many, write_rows};
+use super::many::{Many, Script};
 use super::report::{self, Reported};
 use super::trials::{self, TrialCore, fenced_rows};
 use super::writer::{After, Boxed, Together};
@@ -102,6 +102,10 @@ struct Row {
     best_at: Option<u32>,
     last: Option<String>,
     last_at: Option<u32>,
+    /// Something is held against its worker.
+    suspect: bool,
+    /// Trials of its study that were open.
+    open: i64,
 }
 
 impl Row {
@@ -152,8 +156,12 @@ async fn together(tx: &mut Tx, some: &[Word]) -> Result<Vec<Heard>, StoreError> 
 /// The trials that these words are about.
 async fn load(tx: &mut Tx, some: &[Word]) -> Result<HashMap<i64, Row>, StoreError> {
     let sql = trials::core!(
-        ", b.digest AS best, b.epoch AS best_at, l.digest AS last, l.epoch AS last_at",
-        "LEFT JOIN checkpoints b ON b.trial = t.id AND b.role = 'best'
+        ", b.digest AS best, b.epoch AS best_at, l.digest AS last, l.epoch AS last_at,
+           coalesce(w.early_failures <> '{}', 0) AS suspect,
+           (SELECT coalesce(sum(c.n), 0) FROM study_counts c
+            WHERE c.study = t.study AND c.state IN ('QUEUED', 'RUNNING', 'PAUSED')) AS open",
+        "LEFT JOIN workers w ON w.name = a.worker
+         LEFT JOIN checkpoints b ON b.trial = t.id AND b.role = 'best'
          LEFT JOIN checkpoints l ON l.trial = t.id AND l.role = 'last'
          WHERE t.id IN (SELECT value FROM json_each(?))"
     );
@@ -247,10 +255,10 @@ async fn write(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
     if judged.is_empty() {
         return Ok(());
     }
-    write_measurements(tx, judged).await?;
-    write_checkpoints(tx, judged).await?;
-    end_attempts(tx, judged).await?;
-    save_trials(tx, judged).await?;
+    let at_ms = tx.at_ms;
+    let script = write_measurements(Script::default(), at_ms, judged);
+    let script = end_attempts(write_checkpoints(script, at_ms, judged), at_ms, judged);
+    save_trials(script, at_ms, judged)?.run_all(tx).await?;
     let ended: Vec<&Judged<'_>> = judged.iter().filter(|j| j.next.is_some()).collect();
     clear_workers(tx, &ended).await?;
     for j in judged {
@@ -259,7 +267,13 @@ async fn write(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
             logs::keep(tx, finish.held, &finish.log_tail, finish.log_bytes).await?;
         }
     }
-    for study in ended.iter().map(|j| j.row.core.study).collect::<BTreeSet<_>>() {
+    let mut left: BTreeMap<i64, i64> = BTreeMap::new();
+    for j in &ended {
+        let open = if j.row.core.study_state()?.ended() { 0 } else { j.row.open };
+        *left.entry(j.row.core.study).or_insert(open) -= 1;
+    }
+    // A study that runs and has trials to go is what it was.
+    for (study, _) in left.into_iter().filter(|(_, left)| *left <= 0) {
         studies::judge(tx, study).await?;
     }
     Ok(())
@@ -275,13 +289,11 @@ static MEASUREMENTS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 8)
 });
 
-async fn write_measurements(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
+fn write_measurements(script: Script, at_ms: i64, judged: &[Judged<'_>]) -> Script {
     let mut rows: Vec<(Held, &Measurement)> =
         judged.iter().flat_map(|j| j.word.rows().iter().map(|m| (j.word.held(), m))).collect();
     rows.sort_by_key(|(held, m)| (*held, m.epoch));
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+    script.write(
         &MEASUREMENTS,
         &rows,
         |query| query.bind(at_ms),
@@ -290,7 +302,6 @@ async fn write_measurements(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), St
             query.bind(m.val_loss).bind(m.seconds).bind(m.tokens_per_s).bind(m.weights_digest.as_str())
         },
     )
-    .await
 }
 
 static CHECKPOINTS: LazyLock<Many> = LazyLock::new(|| {
@@ -305,14 +316,12 @@ static CHECKPOINTS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 7)
 });
 
-async fn write_checkpoints(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
+fn write_checkpoints(script: Script, at_ms: i64, judged: &[Judged<'_>]) -> Script {
     let mut rows: Vec<(Held, &NewCheckpoint)> = Vec::new();
     for j in judged {
         rows.extend(j.checkpoints.iter().map(|c| (j.word.held(), *c)));
     }
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+    script.write(
         &CHECKPOINTS,
         &rows,
         |query| query.bind(at_ms),
@@ -322,7 +331,6 @@ async fn write_checkpoints(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), Sto
             query.bind(c.epoch).bind(c.val_loss).bind(bytes)
         },
     )
-    .await
 }
 
 static ATTEMPTS: LazyLock<Many> = LazyLock::new(|| {
@@ -336,12 +344,10 @@ static ATTEMPTS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 5)
 });
 
-async fn end_attempts(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
+fn end_attempts(script: Script, at_ms: i64, judged: &[Judged<'_>]) -> Script {
     let ends = judged.iter().filter(|j| j.next.is_some()).filter_map(|j| j.word.end());
     let ends: Vec<&Finish> = ends.collect();
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+    script.write(
         &ATTEMPTS,
         &ends,
         |query| query.bind(at_ms),
@@ -351,7 +357,6 @@ async fn end_attempts(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreErr
             query.bind(finish.reason.as_str()).bind(seconds)
         },
     )
-    .await
 }
 
 static TRIALS: LazyLock<Many> = LazyLock::new(|| {
@@ -370,14 +375,12 @@ static TRIALS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(sql, 16)
 });
 
-async fn save_trials(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreError> {
+fn save_trials(script: Script, at_ms: i64, judged: &[Judged<'_>]) -> Result<Script, StoreError> {
     let mut rows = Vec::new();
     for j in judged {
         rows.push((j, j.next.map_or_else(|| j.row.core.machine(), Ok)?));
     }
-    let at_ms = tx.at_ms;
-    write_rows(
-        tx,
+    Ok(script.write(
         &TRIALS,
         &rows,
         |query| query.bind(at_ms),
@@ -391,13 +394,13 @@ async fn save_trials(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), StoreErro
             let query = query.bind(s.train_loss).bind(s.val_loss).bind(s.weights_digest.as_deref());
             query.bind(next.state.ended())
         },
-    )
-    .await
+    ))
 }
 
 /// What got to its end speaks for its worker (see [`kapell_dispatch::quarantine`]).
 async fn clear_workers(tx: &mut Tx, ended: &[&Judged<'_>]) -> Result<(), StoreError> {
-    let workers: BTreeSet<&str> = ended.iter().filter_map(|j| j.row.core.worker.as_deref()).collect();
+    let suspects = ended.iter().filter(|j| j.row.suspect);
+    let workers: BTreeSet<&str> = suspects.filter_map(|j| j.row.core.worker.as_deref()).collect();
     if workers.is_empty() {
         return Ok(());
     }

@@ -101,6 +101,8 @@ pub(crate) struct Tx {
     /// Wall-clock time of the request, for the record.
     pub(crate) at_ms: i64,
     pub(crate) after: Vec<After>,
+    /// There is a savepoint.
+    marked: bool,
     /// Events that are written with the commit.
     pub(crate) events: Vec<Pending>,
     /// The largest number of an event, if it is known.
@@ -150,7 +152,8 @@ impl Writer {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (after, events) = (Vec::new(), Vec::new());
         let (newest_event, remembered) = (None, HashMap::new());
-        let tx = Tx { conn, at_ms: now_ms(), after, events, newest_event, remembered, specs, live };
+        let (marked, at_ms) = (false, now_ms());
+        let tx = Tx { conn, at_ms, after, marked, events, newest_event, remembered, specs, live };
         let task = tokio::spawn(async move {
             if let Err(error) = run(tx, queue).await {
                 tracing::error!(%error, "the store has failed");
@@ -315,6 +318,7 @@ impl Batch {
     /// One transaction. `Err`: nothing of it is on disk, or (other than a full disk) nobody knows. Others that have not
     /// begun when the time is over are left for the next one.
     async fn commit(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
+        tx.marked = false;
         let begun = execute(tx, "BEGIN IMMEDIATE").await;
         let words = std::mem::take(&mut self.words);
         let begun = self.serve(tx, words, begun).await;
@@ -328,8 +332,7 @@ impl Batch {
                 break;
             }
         }
-        events::flush(tx).await?;
-        execute(tx, "COMMIT").await
+        events::flush_and(tx, "COMMIT").await
     }
 
     /// Serves all of a kind, in their order: together what is ordinary, each of the rest alone. Where the batch is
@@ -404,7 +407,13 @@ struct Mark {
 
 impl Mark {
     async fn set(tx: &mut Tx) -> Result<Self, StoreError> {
-        execute(tx, "SAVEPOINT request").await?;
+        // One that stands is let go of with the next one, or with the transaction.
+        let sql = if std::mem::replace(&mut tx.marked, true) {
+            "RELEASE request; SAVEPOINT request"
+        } else {
+            "SAVEPOINT request"
+        };
+        execute(tx, sql).await?;
         Ok(Self { after: tx.after.len(), events: tx.events.len() })
     }
 
@@ -415,7 +424,7 @@ impl Mark {
             tx.events.truncate(self.events);
             execute(tx, "ROLLBACK TO request").await?;
         }
-        execute(tx, "RELEASE request").await
+        Ok(())
     }
 }
 

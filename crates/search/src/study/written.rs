@@ -30,9 +30,8 @@ pub struct Pen {
     replicates: u64,
     /// Values of each axis, the slowest first.
     sizes: Vec<u64>,
-    epochs: Vec<i64>,
-    /// The axis that varies the epochs.
-    epochs_axis: Option<usize>,
+    /// Of every trial: they cannot be searched.
+    epochs: i64,
     json: Template,
     identity: Template,
     shape: Template,
@@ -114,21 +113,11 @@ impl StudySpec {
             shape.text(&format!("{}{name}=", if n == 0 { "" } else { ";" }));
             shape.value(axes, name, &value.to_string(), ToString::to_string);
         }
-        let epochs_axis = axes.iter().position(|axis| axis.name == "epochs");
-        let epochs = match epochs_axis.and_then(|axis| axes.get(axis)) {
-            Some(axis) => axis
-                .values
-                .iter()
-                .map(|v| if let OptionValue::Int(epochs) = v { *epochs } else { 1 })
-                .collect(),
-            None => vec![config.int("epochs").unwrap_or(1)],
-        };
         let sizes = axes.iter().map(|axis| axis.values.len() as u64).collect();
         Pen {
             replicates: u64::from(self.replicates.max(1)),
             sizes,
-            epochs,
-            epochs_axis,
+            epochs: config.int("epochs").unwrap_or(1),
             json,
             identity,
             shape,
@@ -149,11 +138,10 @@ impl Pen {
         }
         let mut hash = Sha256::new_with_prefix(self.identity.head.as_bytes());
         self.identity.rest(&at).for_each(|piece| hash.update(piece.as_bytes()));
-        let epochs = self.epochs_axis.and_then(|axis| at.get(axis)).copied().unwrap_or(0);
         Written {
             number,
             replicate: u32::try_from(replicate).unwrap_or(0),
-            epochs: self.epochs.get(epochs).copied().unwrap_or(1),
+            epochs: self.epochs,
             config: self.json.write(&at),
             hash: hex::encode(hash.finalize()),
             shape_key: self.shape.write(&at),
@@ -184,7 +172,7 @@ mod tests {
     fn a_trial_is_written_as_its_configuration_would_be() {
         let spaces = [
             "hidden = [8, 16]\nlayers = [1, 2, 3]\ndropout = [0.0, 0.1]\nlearning_rate = [1e-3, 0.25]",
-            "\"lr_decay.every\" = [1, 5]\nbatch_norm = [true, false]\nepochs = [3, 7]",
+            "\"lr_decay.every\" = [1, 5]\nbatch_norm = [true, false]",
             "seed = [1]",
         ];
         for (n, space) in spaces.into_iter().enumerate() {

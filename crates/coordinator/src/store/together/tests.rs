@@ -61,12 +61,14 @@ async fn write_as(store: &Store, attempt: u32, statement: usize) -> Result<(), S
                 let next = Some(Trial { state, attempts: 2, failures: 0, losses: 1 });
                 let checkpoints = word.end().into_iter().flat_map(|end| &end.checkpoints).collect();
                 let judged = [Judged { word: &word, row, summary, checkpoints, next }];
-                match statement {
-                    0 => write_measurements(tx, &judged).await,
-                    1 => write_checkpoints(tx, &judged).await,
-                    2 => end_attempts(tx, &judged).await,
-                    _ => save_trials(tx, &judged).await,
-                }
+                let (script, at_ms) = (Script::default(), tx.at_ms);
+                let script = match statement {
+                    0 => write_measurements(script, at_ms, &judged),
+                    1 => write_checkpoints(script, at_ms, &judged),
+                    2 => end_attempts(script, at_ms, &judged),
+                    _ => save_trials(script, at_ms, &judged)?,
+                };
+                script.run_all(tx).await
             })
         })
         .await
