@@ -14,7 +14,7 @@ use kapell_model::decode::{
 use kapell_model::infer::{Row, Stepper};
 use kapell_music::kept::are_parts_kept;
 use kapell_music::read::read_score;
-use kapell_music::score::{KeySignature, Score, TICKS_PER_FRAME};
+use kapell_music::score::{Credit, KeySignature, Score, TICKS_PER_FRAME};
 use kapell_music::write::wav::{Instrument, write_wav};
 use kapell_music::write::{write_midi, write_musicxml, write_svg};
 use serde_json::{Value, json};
@@ -71,8 +71,14 @@ async fn work(app: &Arc<App>, request: Request, harmonize: bool) -> Result<Respo
     let decoded = ticket.await.map_err(lost)?.into_iter().collect::<Result<Vec<Decoded>, _>>()?;
     app.compute(move || {
         let made = decoded.into_iter().enumerate().zip(&plan.searches);
-        let made =
-            made.map(|((at, decoded), (_, seed))| Made { piece: task.piece(at, decoded), seed: *seed });
+        let made = made.map(|((at, decoded), (_, seed))| {
+            let mut piece = task.piece(at, decoded);
+            if harmonize {
+                let name = format!("kapell {}, model {}", env!("CARGO_PKG_VERSION"), model.label);
+                piece.score.credits.push(Credit { kind: "arranger".to_owned(), name });
+            }
+            Made { piece, seed: *seed }
+        });
         answer(&made.collect::<Vec<_>>(), &plan, &task, &model, format)
     })
     .await?
@@ -81,7 +87,7 @@ async fn work(app: &Arc<App>, request: Request, harmonize: bool) -> Result<Respo
 /// What is to be decoded.
 enum Task {
     Melody {
-        score: Score,
+        score: Box<Score>,
         given: [Option<usize>; VOICES],
         prepared: Box<Prepared>,
         remarks: Vec<String>,
@@ -159,7 +165,7 @@ async fn melody(app: &Arc<App>, asked: Asked, plan: &Plan, model: &Loaded) -> Re
         for part in given.iter().flatten().map(|&index| &score.parts[index]) {
             remarks.extend(part.remarks.iter().map(|remark| format!("the melody is {remark}")));
         }
-        Ok(Task::Melody { score, given, prepared, remarks })
+        Ok(Task::Melody { score: Box::new(score), given, prepared, remarks })
     };
     app.compute(read).await?
 }
@@ -186,11 +192,9 @@ fn answer(
         Format::Tokens => {
             best.piece.tokens.iter().flat_map(|token| format!("{token}\n").into_bytes()).collect()
         }
-        Format::Midi => write_midi(&best.piece.score),
-        _ => write_musicxml(&best.piece.score).into_bytes(),
+        _ => write(&best.piece.score, format)?,
     };
-    let mut response =
-        ([(CONTENT_TYPE, HeaderValue::from_static(format.media_type()))], body).into_response();
+    let mut response = response(body, format);
     let mut header = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);
