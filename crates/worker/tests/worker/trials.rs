@@ -122,7 +122,7 @@ async fn the_lstm_interrupted_and_resumed_ends_with_the_same_bytes() {
     let fake = Fake::start();
     let mut config = Config::defaults();
     for (name, value) in
-        [("layers", 1), ("hidden", 8), ("embedding", 4), ("seq_len", 8), ("batch_size", 4), ("epochs", 60)]
+        [("layers", 1), ("hidden", 8), ("embedding", 4), ("seq_len", 8), ("batch_size", 4), ("epochs", 400)]
     {
         config.options.insert(name.into(), OptionValue::Int(value));
     }
@@ -145,7 +145,7 @@ async fn the_lstm_interrupted_and_resumed_ends_with_the_same_bytes() {
         let of = |m: &v1::Measurement| (m.epoch, m.val_loss.to_bits(), m.weights_digest.clone());
         state.reported.iter().filter(|(id, _)| ids.contains(id)).map(|(_, m)| of(m)).collect::<Vec<_>>()
     };
-    assert_eq!(curve(&[1]).len(), 60);
+    assert_eq!(curve(&[1]).len(), 400);
     assert_eq!(curve(&[1]), curve(&[2, 3]));
 }
 
