@@ -40,16 +40,21 @@ pub(super) struct Chord {
     decided: usize,
     /// The lowest note so far; `SILENT` before the first.
     last: u8,
+    /// Whether no free voice may move in parallel fifths or octaves with another.
+    no_parallels: bool,
 }
 
 impl Chord {
-    fn new(before: [u8; VOICES]) -> Self {
-        Self { before, now: [SILENT; VOICES], decided: 0, last: SILENT }
+    /// Before a frame's first note. Where parallels cannot be avoided, they are let through.
+    fn new(before: [u8; VOICES], frame: &Frame, law: &Law) -> Self {
+        let free = Self { before, now: [SILENT; VOICES], decided: 0, last: SILENT, no_parallels: false };
+        let strict = Self { no_parallels: law.no_parallels, ..free };
+        if strict.completes(frame, law, Notes::default()) { strict } else { free }
     }
 
     /// Whether the law leaves any chord over what is given in a frame.
     pub(super) fn can_be(frame: &Frame, law: &Law) -> bool {
-        Self::new([SILENT; VOICES]).completes(frame, law, Notes::default())
+        Self::new([SILENT; VOICES], frame, law).completes(frame, law, Notes::default())
     }
 
     /// With the next voice singing a note of its own, or one of a voice above, or nothing.
@@ -58,6 +63,27 @@ impl Chord {
         next.now[self.decided] = midi;
         next.decided += 1;
         next
+    }
+
+    /// Whether the next voice would move by this note in parallel fifths, octaves or unisons with a voice above: both
+    /// move the same way and are as far apart as before. Two given voices may.
+    fn is_parallel(self, frame: &Frame, midi: u8) -> bool {
+        if !self.no_parallels {
+            return false;
+        }
+        let given = |voice: usize| matches!(frame.voices[voice], Given::Note { .. });
+        let step = |from: u8, to: u8| i16::from(to) - i16::from(from);
+        let (voice, from) = (self.decided, self.before[self.decided]);
+        (0..voice).any(|above| {
+            let (above_from, above_to) = (self.before[above], self.now[above]);
+            let sounds = from != SILENT && above_from != SILENT && above_to != SILENT;
+            let apart = step(from, above_from).rem_euclid(12);
+            sounds
+                && !(given(voice) && given(above))
+                && (apart == 0 || apart == 7)
+                && apart == step(midi, above_to).rem_euclid(12)
+                && step(from, midi) * step(above_from, above_to) > 0
+        })
     }
 
     fn with_note(self, midi: u8) -> Self {
@@ -75,13 +101,18 @@ impl Chord {
                 (within.then_some(self.last), law.may_rest)
             }
         };
+        let shared = shared.filter(|&midi| !self.is_parallel(frame, midi));
         shared.map(|midi| self.then(midi)).into_iter().chain(rest.then(|| self.then(SILENT)))
     }
 
     /// The pitches of which the next voice may sing one as a note of its own, if it is free.
-    fn own_notes(self, law: &Law, notes: Notes) -> u128 {
+    fn own_notes(self, frame: &Frame, law: &Law, notes: Notes) -> u128 {
         let below = if law.may_cross || self.last == SILENT { u128::MAX } else { (1 << self.last) - 1 };
-        let own = law.pitches[self.decided] & below & !notes.sounding;
+        let mut own = law.pitches[self.decided] & below & !notes.sounding;
+        if self.no_parallels && self.before[self.decided] != SILENT {
+            let parallel = (0..SILENT).filter(|&midi| own >> midi & 1 == 1 && self.is_parallel(frame, midi));
+            own &= !parallel.fold(0, |bits, midi| bits | 1 << midi);
+        }
         let Some(triads) = law.triads else { return own };
         let fitting = (0..24).filter(|&number| triads >> number & 1 == 1).map(triad_pitches);
         let fitting = fitting.filter(|pitches| notes.sounding & !pitches == 0);
@@ -95,18 +126,20 @@ impl Chord {
             && !notes.has(midi)
         {
             let in_order = midi < self.last || law.may_cross;
-            return in_order && self.with_note(midi).completes(frame, law, notes.with(midi, !tied));
+            return in_order
+                && !self.is_parallel(frame, midi)
+                && self.with_note(midi).completes(frame, law, notes.with(midi, !tied));
         }
         if given == Given::Free {
-            let mut own = self.own_notes(law, notes);
+            let mut own = self.own_notes(frame, law, notes);
             while own != 0 {
                 let midi = highest(own);
                 let struck = self.before[self.decided] != midi;
                 if self.with_note(midi).completes(frame, law, notes.with(midi, struck)) {
                     return true;
                 }
-                // Of any chord the highest note leaves the most room; only triads want a choice.
-                own = if law.triads.is_some() { own & !(1 << midi) } else { 0 };
+                // Of any chord the highest note leaves the most room; only triads and parallels want a choice.
+                own = if law.triads.is_some() || self.no_parallels { own & !(1 << midi) } else { 0 };
             }
         }
         self.skips(frame, law, notes).any(|next| next.completes(frame, law, notes))
@@ -118,11 +151,11 @@ impl Chord {
         let takes = match frame.voices.get(self.decided) {
             None | Some(Given::Rest) => false,
             Some(&Given::Note { midi: given, tied: given_tied }) => {
-                (midi, tied) == (given, given_tied) && !notes.has(midi)
+                (midi, tied) == (given, given_tied) && !notes.has(midi) && !self.is_parallel(frame, midi)
             }
             Some(Given::Free) => {
                 let held = !tied || self.before[self.decided] == midi;
-                held && self.own_notes(law, notes) >> midi & 1 == 1
+                held && self.own_notes(frame, law, notes) >> midi & 1 == 1
             }
         };
         if takes {
@@ -155,12 +188,15 @@ impl Chord {
             None | Some(Given::Rest) => {}
             Some(&Given::Note { midi, tied }) => {
                 let next = self.with_note(midi);
-                if !notes.has(midi) && next.completes(frame, law, notes.with(midi, !tied)) {
+                if !notes.has(midi)
+                    && !self.is_parallel(frame, midi)
+                    && next.completes(frame, law, notes.with(midi, !tied))
+                {
                     *(if tied { &mut allowed.tied } else { &mut allowed.struck }) |= 1 << midi;
                 }
             }
             Some(Given::Free) => {
-                let own = self.own_notes(law, notes);
+                let own = self.own_notes(frame, law, notes);
                 let mut unseen = own & !allowed.struck;
                 while unseen != 0 {
                     let midi = highest(unseen);
@@ -233,7 +269,7 @@ fn triad_pitches(number: u32) -> u128 {
 /// `before`.
 pub(super) fn ways(task: &Task, at: usize, before: [u8; VOICES], sung: &[(u8, bool)]) -> Vec<[u8; VOICES]> {
     let (frame, law) = (task.frame(at), task.law(at));
-    let (mut chords, mut notes) = (vec![Chord::new(before)], Notes::default());
+    let (mut chords, mut notes) = (vec![Chord::new(before, &frame, law)], Notes::default());
     for &note in sung {
         let mut next = Vec::new();
         chords.iter().for_each(|chord| chord.sing(&frame, law, notes, note, &mut next));
@@ -286,12 +322,12 @@ pub struct Cursor {
 impl Cursor {
     /// Behind START.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(task: &Task) -> Self {
         Self {
             frame: 0,
             fermata: false,
             notes: Notes::default(),
-            chords: vec![Chord::new([SILENT; VOICES])],
+            chords: vec![Chord::new([SILENT; VOICES], &task.frame(0), task.law(0))],
             ended: false,
         }
     }
@@ -339,7 +375,7 @@ impl Cursor {
     pub fn push(&mut self, task: &Task, token: Token) {
         let (frame, law) = (task.frame(self.frame), task.law(self.frame));
         match token {
-            Token::Start => *self = Self::new(),
+            Token::Start => *self = Self::new(task),
             Token::End => self.ended = true,
             Token::Fermata => self.fermata = true,
             Token::Note { midi, tied } => {
@@ -353,18 +389,13 @@ impl Cursor {
             Token::FrameEnd => {
                 let mut ways = Vec::with_capacity(self.chords.len());
                 self.chords.iter().for_each(|chord| chord.close(&frame, law, self.notes, &mut ways));
-                self.chords = ways.into_iter().map(Chord::new).collect();
                 self.frame += 1;
+                let (frame, law) = (task.frame(self.frame), task.law(self.frame));
+                self.chords = ways.into_iter().map(|before| Chord::new(before, &frame, law)).collect();
                 self.fermata = false;
                 self.notes = Notes::default();
             }
         }
-    }
-}
-
-impl Default for Cursor {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -141,7 +141,7 @@ impl<S: Clone> Run<S> {
         let mut history = History::default();
         let place = history.push(None, Token::Start);
         let id = vocabulary.id(Token::Start).unwrap_or(0);
-        let line = Line { state: start, cursor: Cursor::new(), id, place, log_likelihood: 0.0 };
+        let line = Line { state: start, cursor: Cursor::new(&task), id, place, log_likelihood: 0.0 };
         let (single, lines) = match search {
             Search::Greedy => (Some((line, None)), None),
             Search::Sample(sampling) => (Some((line, Some(sampling))), None),

@@ -61,17 +61,20 @@ pub struct Rules {
     pub notes_min: usize,
     /// Phrases end on triads in root position.
     pub cadences: bool,
+    /// No voice moves in parallel fifths or octaves with a free one, where there is another way.
+    pub no_parallels: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { ranges: Some(RANGES), no_rests: true, notes_min: 3, cadences: true }
+        Self { ranges: Some(RANGES), no_rests: true, notes_min: 3, cadences: true, no_parallels: true }
     }
 }
 
 impl Rules {
     /// The grammar alone: notes in descending order, ties from what sounded.
-    pub const NONE: Self = Self { ranges: None, no_rests: false, notes_min: 0, cadences: false };
+    pub const NONE: Self =
+        Self { ranges: None, no_rests: false, notes_min: 0, cadences: false, no_parallels: false };
 }
 
 /// What free voices are held to in one frame, in the model's key.
@@ -86,6 +89,7 @@ pub(super) struct Law {
     pub(super) notes_min: usize,
     /// Triads that the frame may be, as bits by [`triad`]; none: any chord.
     pub(super) triads: Option<u32>,
+    pub(super) no_parallels: bool,
 }
 
 /// What is decoded.
@@ -184,6 +188,7 @@ fn possible_law(frame: &Frame, rules: &Rules, shift: i16, vocabulary: &Vocabular
         may_cross: false,
         notes_min: if frame.between_phrases { 0 } else { rules.notes_min.min(VOICES - resting) },
         triads: frame.cadence.filter(|_| rules.cadences).map(|cadence| triads_of(cadence, frame)),
+        no_parallels: rules.no_parallels,
     };
     let free = |law: Law| Law { pitches: [wide; VOICES], ..law };
     let ladder = [

@@ -24,7 +24,7 @@ fn task(frames: &[Frame], rules: Rules) -> Arc<Task> {
 
 /// The cursor behind tokens, each of which must be allowed.
 fn after(task: &Task, tokens: &[Token]) -> Cursor {
-    let mut cursor = Cursor::new();
+    let mut cursor = Cursor::new(task);
     for &token in tokens {
         assert!(cursor.allowed(task).has(token), "{token} may not come");
         cursor.push(task, token);
@@ -188,6 +188,41 @@ fn a_composition_ends_after_a_frame_of_notes_or_at_its_limit() {
     check(&task, &[note(60, false), Token::FrameEnd], &[Token::End], &[Token::FrameEnd]);
 }
 
+#[test]
+fn free_voices_do_not_move_in_parallel_fifths_or_octaves() {
+    let task = task(&[frame([72, 0, 0, 0]), frame([74, 0, 0, 0])], Rules::default());
+    let said = [72, 67, 60, 48].map(|midi| note(midi, false));
+    let mut said = said.to_vec();
+    said.extend([Token::FrameEnd, note(74, false)]);
+    // The soprano rises from an octave above the tenor: it does not follow.
+    said.push(note(65, false));
+    check(&task, &said, &[note(60, true), note(59, false)], &[note(62, false)]);
+    // The bass was an octave below the tenor and two below the soprano; a fall against the soprano's rise is no parallel.
+    said.push(note(59, false));
+    check(
+        &task,
+        &said,
+        &[note(38, false), note(43, false), note(53, false)],
+        &[note(50, false), note(47, false)],
+    );
+}
+
+#[test]
+fn given_voices_may_move_in_parallel_and_others_where_there_is_no_other_way() {
+    let given = task(&[frame([72, 0, 0, 60]), frame([74, 0, 0, 62])], Rules::default());
+    let said = [note(72, false), note(67, false), note(64, false), note(60, false), Token::FrameEnd];
+    check(&given, &said, &[note(74, false)], &[]);
+    // The tenor's only note doubles the soprano's rise.
+    let rules = Rules { ranges: Some([(60, 81), (65, 74), (60, 62), (36, 40)]), ..Rules::default() };
+    let frames = [frame([72, 0, 60, 0]), frame([74, 0, 0, 0])];
+    let narrow = Rules { ranges: Some([(60, 81), (65, 74), (62, 62), (36, 40)]), ..rules };
+    let task = task(&frames, narrow);
+    let said = [note(72, false), note(67, false), note(60, false), note(36, false), Token::FrameEnd];
+    let mut said = said.to_vec();
+    said.extend([note(74, false), note(67, true)]);
+    check(&task, &said, &[note(62, false)], &[]);
+}
+
 fn any_given() -> impl Strategy<Value = Given> {
     prop_oneof![
         6 => Just(Given::Free),
@@ -227,7 +262,7 @@ proptest! {
         let rules = if ruled { Rules::default() } else { Rules::NONE };
         let vocabulary = music(36, 84);
         let task = Task::harmonize(frames.clone(), &rules, shift, &vocabulary).expect("known notes");
-        let mut cursor = Cursor::new();
+        let mut cursor = Cursor::new(&task);
         let mut said = Vec::new();
         for pick in picks {
             let allowed = cursor.allowed(&task);
