@@ -138,8 +138,8 @@ impl Chord {
                 if self.with_note(midi).completes(frame, law, notes.with(midi, struck)) {
                     return true;
                 }
-                // Of any chord the highest note leaves the most room; only triads and parallels want a choice.
-                own = if law.triads.is_some() || self.no_parallels { own & !(1 << midi) } else { 0 };
+                // The highest note leaves the most room: it is nearly always the first that does.
+                own &= !(1 << midi);
             }
         }
         self.skips(frame, law, notes).any(|next| next.completes(frame, law, notes))
