@@ -9,9 +9,9 @@ mod text;
 use std::fmt::Write as _;
 
 use super::layout;
+use super::xml::escape;
 use crate::score::{Measure, Score, TICKS_PER_QUARTER};
 use roll::{Roll, System};
-use text::escape;
 
 /// Units of the picture's width; the left of a system is for the names of notes.
 const WIDTH: f64 = 1260.0;

@@ -3,6 +3,7 @@
 use super::{LEFT, ROW, line, text};
 use crate::score::{KeySignature, Measure, Note, Part, Pitch, Score, TICKS_PER_QUARTER};
 use crate::write::spelling::spell;
+use crate::write::xml::escape;
 
 /// Rows beyond the highest and lowest note.
 const AIR: u8 = 1;
@@ -169,7 +170,7 @@ impl Roll {
                     "<text class=\"ink bar\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                     x + 2.0,
                     top - 4.0,
-                    text::escape(label.trim())
+                    escape(label.trim())
                 ),
             );
             let middle = f64::midpoint(top, bottom);
@@ -259,7 +260,7 @@ impl Roll {
                 format_args!(
                     "<text class=\"ink words\" x=\"{:.1}\" y=\"{baseline:.1}\">{}</text>",
                     system.x(*onset),
-                    text::escape(word)
+                    escape(word)
                 ),
             );
         }

@@ -42,21 +42,3 @@ pub(super) fn key(key: KeySignature) -> String {
         (None, flats) => format!("{} flats", flats.unsigned_abs()),
     }
 }
-
-/// Text as XML content or attribute; characters that XML cannot hold are dropped.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_whitespace() => out.push(' '),
-            '\u{fffe}' | '\u{ffff}' => {}
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
-}
