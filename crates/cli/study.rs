@@ -14,8 +14,6 @@ use crate::error::{CliError, exit, file_error};
 use crate::{Outcome, connect, corpus, estimate, output, watch};
 use kapell_rpc::Client;
 
-/// Calls of two minutes that may pass before a study is there.
-const LATE_MAX: u32 = 30;
 /// A study file may not be larger than this.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -162,15 +160,6 @@ pub(crate) async fn submit(
         split_digest: corpus.corpus.split_digest(),
         vocabulary: u32::try_from(corpus.corpus.vocabulary.len()).unwrap_or(u32::MAX),
     };
-    // A study of very many trials may take longer than one call: the same request finds it.
-    for _ in 0..LATE_MAX {
-        match client.create_study(request.clone()).await {
-            Err(error) if error.is_late() => {
-                output::remark("the study is still being created: waiting for it")
-            }
-            done => return Ok(done?),
-        }
-    }
     Ok(client.create_study(request).await?)
 }
 

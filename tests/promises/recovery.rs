@@ -116,6 +116,9 @@ fn numbers(from: u64, to: u64, complete: u64, running: u64, epochs: u64) -> Stri
              iif(s.state = 'COMPLETE', 1.0 + (i * 7919 % 1000) / 1000.0, NULL), 1.0, 1.0, 1.0,
              iif(s.state = 'COMPLETE', {epochs}, NULL), NULL, 60.0, 0, 0, iif(s.state = 'COMPLETE', 1, NULL)
          FROM s JOIN trials t ON t.number = 1;
+         INSERT INTO study_counts (study, state, n)
+         SELECT study, state, count(*) FROM trials WHERE number BETWEEN {from} AND {to} GROUP BY study, state
+         ON CONFLICT (study, state) DO UPDATE SET n = n + excluded.n;
          INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype, start_epoch,
              started_at_ms, ended_at_ms, outcome)
          SELECT id, 1, 'hand', 'the only one', 'a processor', 'kapell 0.1.0', 'cpu-avx2', 'f32', 0, 0, ended_at_ms,

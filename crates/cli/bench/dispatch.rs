@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kapell_rpc::manifest::{Manifest, ManifestFile};
-use kapell_rpc::{Client, digest, v1};
+use kapell_rpc::{Client, digest, reason, v1};
 use serde::Serialize;
 
 use super::noop::{self, Plan, Seen};
@@ -22,6 +22,8 @@ use crate::{daemon, output, paths};
 const VALUES_MAX: u64 = 1000;
 /// Linux counts CPU time in /proc in hundredths of a second, on every machine (USER_HZ, proc(5)).
 const TICKS_PER_S: f64 = 100.0;
+/// How often to look whether the study is whole.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The name of the study.
 const STUDY: &str = "bench";
 
@@ -41,7 +43,8 @@ struct Report {
     duplicated: u64,
     /// Of requests that got work, in ms.
     lease_ms: Quantiles,
-    /// Creating and expanding the study.
+    /// Until the study was taken, and until it was expanded to its last trial.
+    taken_s: f64,
     create_s: f64,
     /// Trials that the study has.
     expanded: u64,
@@ -63,6 +66,8 @@ pub(super) async fn dispatch(args: &BenchDispatchArgs, json: bool) -> Result<(),
     let checkpoint = upload(&client, args.reports).await?;
     let begun = Instant::now();
     let expanded = create(&client, args.trials, args.reports).await?;
+    let taken_s = begun.elapsed().as_secs_f64();
+    whole(&client, expanded).await?;
     let create_s = begun.elapsed().as_secs_f64();
 
     let trials = args.limit.unwrap_or(args.trials).min(args.trials);
@@ -97,6 +102,7 @@ pub(super) async fn dispatch(args: &BenchDispatchArgs, json: bool) -> Result<(),
         lost,
         duplicated,
         lease_ms: quantiles(seen.leases),
+        taken_s,
         create_s,
         expanded,
     };
@@ -172,6 +178,18 @@ async fn create(client: &Client, trials: u64, epochs: u32) -> Result<u64, CliErr
         })
         .await?;
     Ok(expanded)
+}
+
+/// Waits until the last trial of the study is there.
+async fn whole(client: &Client, expanded: u64) -> Result<(), CliError> {
+    let number = u32::try_from(expanded).unwrap_or(u32::MAX);
+    let impatient = client.with_patience(Duration::ZERO);
+    loop {
+        match impatient.get_trial(v1::TrialRef { study: STUDY.to_owned(), number }).await {
+            Err(error) if error.has_reason(reason::OVERLOADED) => tokio::time::sleep(LOOK_EVERY).await,
+            done => return Ok(done.map(drop)?),
+        }
+    }
 }
 
 /// The sides of a space of `trials` points, or of the few more that have such sides.

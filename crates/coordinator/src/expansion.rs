@@ -1,16 +1,61 @@
 //! Expands large studies, a piece at a time: while one is written the next is computed, and between them everybody else
 //! has his turn at the writer.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use kapell_search::study::Written;
+use tokio::task::JoinSet;
 
 use crate::service::Shared;
 use crate::store::StoreError;
 use crate::store::expand::{self, Expansion, PIECE};
 
-/// Makes a study whole, whoever else may be at it. At once where there is nothing to do.
-pub(crate) async fn complete(shared: &Shared, study: i64) -> Result<(), StoreError> {
-    // Two at once would only get in each other's way.
-    let _turn = shared.expanding.lock().await;
+/// What has failed (a full disk, a queue that stays full) is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Expands what earlier processes left and what is created, all at once, until the coordinator ends.
+pub(crate) async fn expand_all(shared: &Shared) {
+    let (mut tasks, mut under_way) = (JoinSet::new(), HashSet::new());
+    loop {
+        match to_expand(shared).await {
+            Ok(studies) => {
+                for study in studies.into_iter().filter(|study| under_way.insert(*study)) {
+                    let shared = shared.clone();
+                    tasks.spawn(async move {
+                        complete(&shared, study).await;
+                        study
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "upkeep failed: expansions");
+                tokio::time::sleep(AGAIN_AFTER).await;
+                continue;
+            }
+        }
+        tokio::select! {
+            () = shared.expand.notified() => {}
+            Some(Ok(study)) = tasks.join_next() => {
+                under_way.remove(&study);
+            }
+        }
+    }
+}
+
+async fn to_expand(shared: &Shared) -> Result<Vec<i64>, StoreError> {
+    expand::open(&mut *shared.store.readers.acquire().await?).await
+}
+
+/// Expands a study to its end, however often it takes.
+async fn complete(shared: &Shared, study: i64) {
+    while let Err(error) = pieces(shared, study).await {
+        tracing::warn!(%error, study, "an expansion has to be tried again");
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+}
+
+async fn pieces(shared: &Shared, study: i64) -> Result<(), StoreError> {
     let mut conn = shared.store.readers.acquire().await?;
     let found = expand::find(&mut conn, &shared.store.specs, study).await?;
     drop(conn);
@@ -31,16 +76,6 @@ pub(crate) async fn complete(shared: &Shared, study: i64) -> Result<(), StoreErr
         if !written.await? {
             break;
         }
-    }
-    Ok(())
-}
-
-/// Goes on with what an earlier process left, one after the other.
-pub(crate) async fn complete_all(shared: &Shared) -> Result<(), StoreError> {
-    let open = expand::open(&mut *shared.store.readers.acquire().await?).await?;
-    for study in open {
-        tracing::info!(study, "goes on with the expansion of a study");
-        complete(shared, study).await?;
     }
     Ok(())
 }

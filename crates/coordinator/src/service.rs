@@ -21,6 +21,7 @@ use kapell_rpc::v1::study_service_server::StudyServiceServer;
 use kapell_rpc::v1::worker_service_server::WorkerServiceServer;
 use kapell_rpc::{REASON_KEY, reason};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -49,8 +50,8 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Live>,
     pub(crate) blobs: Blobs,
     pub(crate) config: Arc<Config>,
-    /// Held by whoever expands a study.
-    pub(crate) expanding: Arc<tokio::sync::Mutex<()>>,
+    /// Told of studies that have trials to come.
+    pub(crate) expand: Arc<Notify>,
 }
 
 impl Shared {

@@ -169,7 +169,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         live: Arc::clone(&live),
         blobs: blobs.clone(),
         config: Arc::new(Config { data_dir: data_dir.path.clone(), ..config }),
-        expanding: Arc::default(),
+        expand: Arc::default(),
     };
     let upkeep = tokio::spawn(upkeep::run(shared.clone()));
     let server = service::serve(shared, listener);

@@ -14,7 +14,7 @@ pub(crate) const SWEEP_GRACE: Duration = Duration::from_secs(300);
 
 /// Runs until the coordinator ends.
 pub(crate) async fn run(shared: Shared) {
-    tokio::join!(clean(&shared), expand(&shared), go_round(&shared));
+    tokio::join!(clean(&shared), expansion::expand_all(&shared), go_round(&shared));
 }
 
 /// Once: what a crash may have left.
@@ -24,11 +24,6 @@ async fn clean(shared: &Shared) {
         Ok(removed) => tracing::warn!(removed, "files without a row, left by a crash, are removed"),
         Err(error) => tell("files without a row", Err(error)),
     }
-}
-
-/// Once: studies that were being created when the last process ended.
-async fn expand(shared: &Shared) {
-    tell("expansions", expansion::complete_all(shared).await);
 }
 
 async fn go_round(shared: &Shared) {

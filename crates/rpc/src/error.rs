@@ -94,12 +94,6 @@ impl ClientError {
         matches!(self.kind, Kind::Unreachable | Kind::Temporary)
     }
 
-    /// Whether the answer did not come in time, and may come yet: nothing was refused.
-    #[must_use]
-    pub fn is_late(&self) -> bool {
-        self.kind == Kind::Temporary && self.reason.is_empty()
-    }
-
     /// Whether the coordinator refused for this reason.
     #[must_use]
     pub fn has_reason(&self, reason: &str) -> bool {

@@ -117,6 +117,12 @@ impl Hand {
         if done.complete { Ok(digest) } else { Err(Status::internal("an upload that is not complete")) }
     }
 
+    /// A trial by its number.
+    pub(crate) async fn trial(&self, study: &str, number: u32) -> Result<v1::TrialDetail, Status> {
+        let request = v1::TrialRef { study: study.to_owned(), number };
+        self.studies().get_trial(request).await.map(tonic::Response::into_inner)
+    }
+
     /// Creates a study of `trials` trials, whose corpus is there.
     pub(crate) async fn create(&self, name: &str, trials: u64) -> Result<v1::Study, Status> {
         let hidden: Vec<String> = (1..=trials).map(|n| (8 * n).to_string()).collect();

@@ -12,10 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, bad_request, refuse, wire};
-use crate::expansion;
 use crate::store::query::{self, TrialFilter};
 use crate::store::studies::{self, NewStudy};
-use crate::store::{StoreError, divergence, events, expand, logs, workers};
+use crate::store::{StoreError, divergence, events, logs, workers};
 
 /// Events and trials that are read at once.
 const EVENTS_PAGE: i64 = 500;
@@ -57,10 +56,7 @@ impl StudyService for Studies {
         let id = r.request_id;
         let (id, created) =
             self.0.store.writer.write(move |tx| Box::pin(async move { create(tx, &new, &id).await })).await?;
-        // It goes on, whether its client waits for it or not.
-        let shared = self.0.clone();
-        let whole = tokio::spawn(async move { expansion::complete(&shared, id).await });
-        whole.await.map_err(|error| refuse(reason::INTERNAL, error.to_string()))??;
+        self.0.expand.notify_one();
         Ok(Response::new(v1::CreateStudyResponse { study: Some(self.view(id).await?), created }))
     }
 
@@ -268,7 +264,6 @@ impl Studies {
             .write(move |tx| {
                 Box::pin(async move {
                     let study = studies::find(&mut tx.conn, &study).await?;
-                    expand::must_be_whole(&mut tx.conn, &study).await?;
                     studies::step(tx, study.id, event, why).await?;
                     Ok(study.id)
                 })

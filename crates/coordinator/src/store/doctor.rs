@@ -68,7 +68,7 @@ pub(crate) async fn miscounts(
         FROM pairs p JOIN studies s ON s.id = p.study
         LEFT JOIN study_counts k ON k.study = p.study AND k.state = p.state
         LEFT JOIN counted c ON c.study = p.study AND c.state = p.state
-        WHERE coalesce(k.n, 0) <> coalesce(c.n, 0) AND p.study NOT IN (SELECT study FROM expansions) ORDER BY p.study, p.state";
+        WHERE coalesce(k.n, 0) <> coalesce(c.n, 0) ORDER BY p.study, p.state";
     Ok(sqlx::query_as(sql).fetch_all(conn).await?)
 }
 

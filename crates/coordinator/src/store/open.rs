@@ -29,6 +29,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "operations", include_str!("../../../../migrations/0002_operations.sql")),
     (3, "replaced processes", include_str!("../../../../migrations/0003_replaced_processes.sql")),
     (4, "expansions", include_str!("../../../../migrations/0004_expansions.sql")),
+    (5, "leased while expanded", include_str!("../../../../migrations/0005_leased_while_expanded.sql")),
 ];
 
 #[derive(Debug, Error)]
@@ -39,6 +40,8 @@ pub(crate) enum OpenError {
     NewerSchema { found: i64, known: i64 },
     #[error("the database's schema cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("{rows} rows of the database refer to rows that are not there")]
+    BrokenKeys { rows: usize },
     #[error("the database cannot be opened: {0}")]
     Sql(#[from] sqlx::Error),
 }
@@ -111,9 +114,68 @@ async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     if found > known {
         return Err(OpenError::NewerSchema { found, known });
     }
-    let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
+    // A table that others refer to is made anew: dropping the old one must not take the others' rows along.
+    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *conn).await?;
+    migrator(MIGRATIONS).run_direct(None, &mut *conn, false).await?;
+    if found < known {
+        let broken = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *conn).await?;
+        if !broken.is_empty() {
+            return Err(OpenError::BrokenKeys { rows: broken.len() });
+        }
+    }
+    sqlx::query("PRAGMA foreign_keys = ON").execute(conn).await?;
+    Ok(())
+}
+
+fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations = migrations.iter().map(|&(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    Migrator::with_migrations(migrations.collect()).run_direct(None, conn, false).await?;
-    Ok(())
+    Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::ONE_TRIAL;
+
+    /// Schema 4 counted what is inserted by itself, and not while a study was expanded.
+    const OF_SCHEMA_4: &str = "
+        INSERT INTO expansions VALUES (1, 2);
+        INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype, start_epoch,
+            started_at_ms)
+        VALUES (1, 1, 'w', 'i', 'cpu', 'v', 'k', 'f32', 0, 0);
+        UPDATE trials SET state = 'RUNNING', attempts = 1, running_attempt = 1;
+        INSERT INTO measurements VALUES (1, 1, 1, 1.0, 1.0, 1.0, 1.0, 'w', 0, 0);
+        DELETE FROM study_counts;
+        UPDATE sqlite_sequence SET seq = 7 WHERE name = 'trials';";
+
+    #[tokio::test]
+    async fn a_database_of_an_older_schema_keeps_all_its_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kapell.db");
+        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
+        migrator(&MIGRATIONS[..4]).run_direct(None, &mut conn, false).await.unwrap();
+        let (one_trial, _) = ONE_TRIAL.rsplit_once("INSERT INTO study_counts").unwrap();
+        for sql in [one_trial, OF_SCHEMA_4] {
+            sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        }
+        conn.close().await.unwrap();
+        let live = Arc::new(Live::new(Duration::from_secs(30)));
+        let (store, _, _) = open(&path, live).await.unwrap();
+        let sql = "SELECT (SELECT count(*) FROM trials WHERE state = 'RUNNING' AND running_attempt = 1),
+                (SELECT count(*) FROM attempts), (SELECT count(*) FROM measurements),
+                (SELECT n FROM study_counts WHERE study = 1 AND state = 'RUNNING'),
+                (SELECT seq FROM sqlite_sequence WHERE name = 'trials')";
+        let kept: (i64, i64, i64, i64, i64) = sqlx::query_as(sql).fetch_one(&store.readers).await.unwrap();
+        assert_eq!(kept, (1, 1, 1, 1, 7));
+        let broken = store.writer.write(|tx| {
+            Box::pin(async move {
+                let sql = "INSERT INTO measurements VALUES (9, 1, 1, 1.0, 1.0, 1.0, 1.0, 'w', 0, 0)";
+                Ok(sqlx::query(sql).execute(&mut tx.conn).await.is_err())
+            })
+        });
+        assert!(broken.await.unwrap(), "foreign keys hold again");
+    }
 }

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use super::error::{bad_request, not_found};
 use super::rows::{AttemptRow, FailureRow, MeasurementRow, StudyRow, StudyView, TrialRow};
 use super::studies::StudyCore;
-use super::{Refusal, Specs, StoreError, Tx};
+use super::{Refusal, Specs, StoreError, Tx, expand};
 
 const TRIAL: &str = "SELECT t.*, s.name AS study_name, s.uuid AS study_uuid, s.corpus_digest,
         a.worker, a.device, a.program_version, a.kind, a.dtype,
@@ -81,11 +81,14 @@ pub(crate) async fn trial_id(
     if let Some(id) = found {
         return Ok(id);
     }
-    let last: Option<u32> = sqlx::query_scalar("SELECT max(number) FROM trials WHERE study = ?")
+    let last: u32 = sqlx::query_scalar("SELECT configurations FROM studies WHERE id = ?")
         .bind(study.id)
-        .fetch_one(conn)
+        .fetch_one(&mut *conn)
         .await?;
-    let last = last.unwrap_or(0);
+    if (1..=last).contains(&number) && expand::to_come(conn, study.id).await?.is_some() {
+        let text = format!("trial {}/{number} is still being created: try again in a moment", study.name);
+        return Err(Refusal::new(reason::OVERLOADED, text).into());
+    }
     Err(not_found(format!("there is no trial {}/{number}: the study has 1 to {last}", study.name)))
 }
 
@@ -136,16 +139,13 @@ pub(crate) async fn study(
         .await?
         .ok_or_else(|| not_found("the study is gone"))?;
     let spec = specs.get(conn, id).await?;
-    let counts = sqlx::query_as("SELECT state, n FROM study_counts WHERE study = ?")
-        .bind(id)
-        .fetch_all(&mut *conn)
-        .await?;
+    let counts = counts(conn, id).await?;
     let best = match best(conn, id, spec.objective.direction).await? {
         Some(best) => Some(trial(conn, best).await?),
         None => None,
     };
     let duplicates = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM trials WHERE study = ? GROUP BY config_hash, replicate
+        "SELECT count(*) FROM (SELECT 1 FROM trials WHERE study = ? GROUP BY substr(config_hash, 41), replicate
                                HAVING count(*) > 1)",
     )
     .bind(id)
@@ -158,6 +158,21 @@ pub(crate) async fn study(
         .fetch_one(&mut *conn)
         .await?;
     Ok(StudyView { row, spec, counts, best, duplicates, lost, failures, last_seq })
+}
+
+/// Its trials by their states, with those that are still to come.
+async fn counts(conn: &mut SqliteConnection, study: i64) -> Result<Vec<(String, i64)>, StoreError> {
+    let mut counts: Vec<(String, i64)> = sqlx::query_as("SELECT state, n FROM study_counts WHERE study = ?")
+        .bind(study)
+        .fetch_all(&mut *conn)
+        .await?;
+    if let Some((state, n)) = expand::to_come(conn, study).await? {
+        match counts.iter_mut().find(|count| count.0 == state.name()) {
+            Some(count) => count.1 += n,
+            None => counts.push((state.name().to_owned(), n)),
+        }
+    }
+    Ok(counts)
 }
 
 /// The best COMPLETE trial, by the index.

@@ -56,8 +56,8 @@ pub(crate) struct NewStudy {
     pub(crate) vocabulary: u32,
 }
 
-/// Creates a study, or finds the same one. Gives its id and whether it is new. A large one is not whole by it (see
-/// [`expand`]).
+/// Creates a study, or finds the same one. Gives its id and whether it is new. The trials of a large one are
+/// still to come (see [`expand`]).
 pub(crate) async fn create(tx: &mut Tx, new: &NewStudy) -> Result<(i64, bool), StoreError> {
     let found: Option<StudyCore> =
         sqlx::query_as(CORE).bind(&new.spec.name).fetch_optional(&mut tx.conn).await?;
@@ -82,8 +82,10 @@ pub(crate) async fn create(tx: &mut Tx, new: &NewStudy) -> Result<(i64, bool), S
         let pen = new.spec.pen(&new.corpus_digest, &new.split_digest);
         let all: Vec<_> = (1..=trials).map(|number| pen.write(number)).collect();
         expand::insert(tx, id, &all).await?;
-        expand::created(tx, id, &new.spec.name, u64::from(trials));
     }
+    let name = &new.spec.name;
+    events::add(tx, id, "study.created", (0, 0), &json!({"name": name, "trials": trials}));
+    tracing::info!(study = name, trials, "study created");
     Ok((id, true))
 }
 
@@ -181,7 +183,10 @@ pub(crate) async fn judge(tx: &mut Tx, study: i64) -> Result<(), StoreError> {
     let sql = "SELECT s.state, coalesce(sum(c.n), 0) FROM studies s
                LEFT JOIN study_counts c ON c.study = s.id AND c.state IN ('QUEUED', 'RUNNING', 'PAUSED')
                WHERE s.id = ?";
-    let (state, open): (String, i64) = sqlx::query_as(sql).bind(study).fetch_one(&mut tx.conn).await?;
+    let (state, mut open): (String, i64) = sqlx::query_as(sql).bind(study).fetch_one(&mut tx.conn).await?;
+    if let Some((TrialState::Queued, n)) = expand::to_come(&mut tx.conn, study).await? {
+        open = open.saturating_add(n);
+    }
     let event = StudyEvent::Judge { open: u64::try_from(open).unwrap_or(0) };
     // Nearly always nothing follows, which is known without another look at the study.
     let nothing = |state| {
@@ -233,12 +238,20 @@ async fn cancel_open(tx: &mut Tx, study: i64, why: &str) -> Result<(), StoreErro
         }
     }
     for state in [TrialState::Queued, TrialState::Paused] {
-        cancel_alike(tx, study, state, why).await?;
+        cancel_alike(tx, study, state, 1, why).await?;
     }
+    expand::cancel(tx, study, why).await?;
     judge(tx, study).await
 }
 
-async fn cancel_alike(tx: &mut Tx, study: i64, state: TrialState, why: &str) -> Result<(), StoreError> {
+/// Cancels the trials in a state that nobody holds, from a number on.
+pub(super) async fn cancel_alike(
+    tx: &mut Tx,
+    study: i64,
+    state: TrialState,
+    from: u32,
+    why: &str,
+) -> Result<(), StoreError> {
     use kapell_dispatch::trial::{RetryPolicy, Trial, transition};
     let policy = RetryPolicy { max_attempts: 1, max_lost: 1 };
     let next = transition(&Trial { state, ..Trial::NEW }, &TrialEvent::Cancel, &policy)
@@ -247,9 +260,9 @@ async fn cancel_alike(tx: &mut Tx, study: i64, state: TrialState, why: &str) -> 
         .state;
     let events = "INSERT INTO events (study, type, at_ms, trial, attempt, json)
                   SELECT study, 'trial.ended', ?3, number, attempts, json_object('state', ?4, 'reason', ?5)
-                  FROM trials WHERE study = ?1 AND state = ?2 ORDER BY number";
-    let update =
-        "UPDATE trials SET state = ?4, ended_at_ms = ?3, reason = ?5 WHERE study = ?1 AND state = ?2";
+                  FROM trials WHERE study = ?1 AND state = ?2 AND number >= ?6 ORDER BY number";
+    let update = "UPDATE trials SET state = ?4, ended_at_ms = ?3, reason = ?5
+         WHERE study = ?1 AND state = ?2 AND number >= ?6";
     events::flush(tx).await?;
     for sql in [events, update] {
         let done = sqlx::query(sql)
@@ -258,6 +271,7 @@ async fn cancel_alike(tx: &mut Tx, study: i64, state: TrialState, why: &str) -> 
             .bind(tx.at_ms)
             .bind(next.name())
             .bind(why)
+            .bind(from)
             .execute(&mut tx.conn)
             .await?;
         if sql == events && done.rows_affected() > 0 {
@@ -283,7 +297,6 @@ pub(crate) async fn retry(tx: &mut Tx, study: &str, number: u32) -> Result<i64, 
 /// the number of its trials.
 pub(crate) async fn delete(tx: &mut Tx, study: &str) -> Result<u64, StoreError> {
     let core = find(&mut tx.conn, study).await?;
-    expand::must_be_whole(&mut tx.conn, &core).await?;
     step(tx, core.id, StudyEvent::Delete, "").await?;
     let trials: i64 = sqlx::query_scalar("SELECT count(*) FROM trials WHERE study = ?")
         .bind(core.id)

@@ -112,7 +112,8 @@ pub(super) const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:0000000000
     VALUES (1, 'u', 's', 'ACTIVE', '', 'c',
         'sha256:0000000000000000000000000000000000000000000000000000000000000000', 'd', 1, 1.0, 1, 0);
     INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
-    VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);";
+    VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);
+    INSERT INTO study_counts VALUES (1, 'QUEUED', 1);";
 
 pub(super) async fn run(store: &Store, sql: &'static str) {
     let done = store.writer.write(move |tx| {

@@ -82,8 +82,7 @@ pub(crate) async fn any_ages(conn: &mut SqliteConnection) -> Result<bool, StoreE
 pub(crate) async fn age(tx: &mut Tx, by: Duration) -> Result<(), StoreError> {
     let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     sqlx::query(
-        "UPDATE studies SET elapsed_ms = elapsed_ms + ? WHERE state = 'ACTIVE' AND max_hours IS NOT NULL
-             AND id NOT IN (SELECT study FROM expansions)",
+        "UPDATE studies SET elapsed_ms = elapsed_ms + ? WHERE state = 'ACTIVE' AND max_hours IS NOT NULL",
     )
     .bind(by_ms)
     .execute(&mut tx.conn)
