@@ -9,6 +9,7 @@ use kapell_dispatch::queue::{Share, next_study};
 use kapell_dispatch::trial::{self, RetryPolicy};
 use kapell_dispatch::{Effect, Held, Trial, TrialEvent};
 use serde_json::json;
+use sqlx::{FromRow, Row};
 
 use super::lease::{self, Ask, Leased, LeasedRow, WORKS_MAX};
 use super::many::{Many, Script};
@@ -42,13 +43,13 @@ struct Grant<'a> {
 }
 
 async fn together(tx: &mut Tx, some: &[Ask]) -> Result<Vec<Answer>, StoreError> {
-    let workers = ordinary_workers(tx, some).await?;
+    let Found { workers, shares } = look(tx, some).await?;
     let asks = &some[..workers.len()];
     if asks.is_empty() {
         return Ok(Vec::new());
     }
     let wanted: u32 = asks.iter().map(|ask| ask.max_works.min(WORKS_MAX)).sum();
-    let mut queue = Queue { shares: lease::shares(tx, None).await?, heads: HashMap::new(), wanted };
+    let mut queue = Queue { shares, heads: HashMap::new(), wanted };
     let mut grants = Vec::new();
     let mut served = 0;
     for (ask, worker) in asks.iter().zip(&workers) {
@@ -79,22 +80,44 @@ async fn together(tx: &mut Tx, some: &[Ask]) -> Result<Vec<Answer>, StoreError> 
     Ok(asks.iter().take(served).map(|ask| works.remove(ask.request_id.as_str())).collect())
 }
 
-/// The workers of the first requests, up to one that is not ordinary.
-async fn ordinary_workers(tx: &mut Tx, some: &[Ask]) -> Result<Vec<WorkerRow>, StoreError> {
+struct Found {
+    /// The workers of the first requests, up to one that is not ordinary.
+    workers: Vec<WorkerRow>,
+    shares: Vec<lease::Open>,
+}
+
+/// Reads what there is to know of requests for work, in one message.
+async fn look(tx: &mut Tx, some: &[Ask]) -> Result<Found, StoreError> {
+    let sql = concat!(
+        "SELECT 'request' AS row, id FROM requests WHERE id IN (SELECT value FROM json_each(?)); ",
+        workers::row!("'worker' AS row, ", "WHERE name IN (SELECT value FROM json_each(?))"),
+        "; ",
+        lease::shares!("'share' AS row, ", "")
+    );
     let ids: BTreeSet<&str> = some.iter().map(|ask| ask.request_id.as_str()).collect();
-    let known = "SELECT id FROM requests WHERE id IN (SELECT value FROM json_each(?))";
-    let known: Vec<String> =
-        sqlx::query_scalar(known).bind(json!(ids).to_string()).fetch_all(&mut tx.conn).await?;
-    let mut known: HashSet<String> = known.into_iter().collect();
     let names: BTreeSet<&str> = some.iter().map(|ask| ask.worker.as_str()).collect();
-    let workers = workers::named(&mut tx.conn, &names).await?;
-    let workers: HashMap<&str, &WorkerRow> = workers.iter().map(|w| (w.name.as_str(), w)).collect();
+    let sql = tx.sql(sql);
+    let query = sqlx::query(sql).bind(json!(ids).to_string()).bind(json!(names).to_string());
+    let (mut known, mut workers, mut shares) = (HashSet::<String>::new(), HashMap::new(), Vec::new());
+    for row in query.fetch_all(&mut tx.conn).await? {
+        match row.try_get("row")? {
+            "request" => {
+                known.insert(row.try_get("id")?);
+            }
+            "worker" => {
+                let worker = WorkerRow::from_row(&row)?;
+                workers.insert(worker.name.clone(), worker);
+            }
+            _ => shares.push(lease::Open::from_row(&row)?),
+        }
+    }
     let ordinary = |ask: &Ask| {
         let is_new = !ask.request_id.is_empty() && known.insert(ask.request_id.clone());
-        let worker = workers.get(ask.worker.as_str()).filter(|w| w.serves_all(&ask.incarnation));
-        worker.filter(|_| is_new && ask.max_mates <= 1).map(|w| (*w).clone())
+        let worker = workers.get(&ask.worker).filter(|w| w.serves_all(&ask.incarnation));
+        worker.filter(|_| is_new && ask.max_mates <= 1).cloned()
     };
-    Ok(some.iter().map_while(ordinary).collect())
+    let workers = some.iter().map_while(ordinary).collect();
+    Ok(Found { workers, shares })
 }
 
 /// What the requests of a batch may choose from: read once, kept up as they take.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use kapell_dispatch::queue::{Candidate, Share, choose, next_study};
 use kapell_dispatch::{Held, TrialEvent};
 use serde_json::json;
-use sqlx::FromRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
 
 use super::rows::CheckpointRow;
 use super::trials::{self, TrialCore};
@@ -22,12 +23,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const WORKS_MAX: u32 = 64;
 const ANSWERS_KEPT: u32 = 64;
 
-/// Active studies with something in the queue.
-const SHARES: &str = "SELECT s.id, s.weight, s.device, coalesce(r.n, 0)
-               FROM studies s
-               JOIN study_counts q ON q.study = s.id AND q.state = 'QUEUED' AND q.n > 0
-               LEFT JOIN study_counts r ON r.study = s.id AND r.state = 'RUNNING'
-               WHERE s.state = 'ACTIVE' AND (?1 IS NULL OR s.name = ?1 OR s.uuid = ?1)";
+/// Active studies with something in the queue: the columns of an [`Open`], with more of them in front.
+macro_rules! shares {
+    ($more:literal, $which:literal) => {
+        concat!(
+            "SELECT ",
+            $more,
+            "s.id AS study, s.weight, s.device, coalesce(r.n, 0) AS running FROM studies s \
+             JOIN study_counts q ON q.study = s.id AND q.state = 'QUEUED' AND q.n > 0 \
+             LEFT JOIN study_counts r ON r.study = s.id AND r.state = 'RUNNING' WHERE s.state = 'ACTIVE'",
+            $which
+        )
+    };
+}
+pub(super) use shares;
+
+const SHARES: &str = shares!("", " AND (?1 IS NULL OR s.name = ?1 OR s.uuid = ?1)");
 
 /// The first of a study's queue that came back from a worker, and the first that did not, in queue order.
 const CANDIDATES: &str = "SELECT * FROM (SELECT id, avoid_worker, number FROM trials
@@ -157,7 +168,8 @@ struct Queue {
 impl Queue {
     async fn open(tx: &mut Tx, worker: &WorkerRow, ask: &Ask) -> Result<Self, StoreError> {
         let devices = worker.devices();
-        let open = shares(tx, worker.study.as_deref()).await?.into_iter().filter(|open| open.suits(&devices));
+        let open =
+            open_studies(tx, worker.study.as_deref()).await?.into_iter().filter(|open| open.suits(&devices));
         let (shares, others) = (open.map(|open| open.share).collect(), tx.live.others(&worker.name));
         let wanted = ask.max_works.min(WORKS_MAX);
         // Mates are candidates, too: they must not use up those of the slots that follow.
@@ -196,6 +208,14 @@ pub(super) struct Open {
     device: Option<String>,
 }
 
+impl<'r> FromRow<'r, SqliteRow> for Open {
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        let running = u64::try_from(row.try_get::<i64, _>("running")?).unwrap_or(0);
+        let share = Share { study: row.try_get("study")?, weight: row.try_get("weight")?, running };
+        Ok(Self { share, device: row.try_get("device")? })
+    }
+}
+
 impl Open {
     /// May a worker with these devices serve it?
     pub(super) fn suits(&self, devices: &[Device]) -> bool {
@@ -204,14 +224,8 @@ impl Open {
 }
 
 /// The active studies with something in the queue; only the one that is named, if one is.
-pub(super) async fn shares(tx: &mut Tx, study: Option<&str>) -> Result<Vec<Open>, StoreError> {
-    let rows: Vec<(i64, f64, Option<String>, i64)> =
-        sqlx::query_as(SHARES).bind(study).fetch_all(&mut tx.conn).await?;
-    let open = |(study, weight, device, running)| Open {
-        share: Share { study, weight, running: u64::try_from(running).unwrap_or(0) },
-        device,
-    };
-    Ok(rows.into_iter().map(open).collect())
+async fn open_studies(tx: &mut Tx, study: Option<&str>) -> Result<Vec<Open>, StoreError> {
+    Ok(sqlx::query_as(SHARES).bind(study).fetch_all(&mut tx.conn).await?)
 }
 
 async fn candidates(tx: &mut Tx, study: i64, worker: &str, n: u32) -> Result<Vec<Candidate>, StoreError> {

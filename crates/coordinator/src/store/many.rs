@@ -105,6 +105,8 @@ impl Script {
         if self.sql.is_empty() {
             return Ok(0);
         }
+        // What is put off changes no rows, and SQLite would say that it changed as many as the last one.
+        tx.catch_up().await?;
         if let Some(error) = self.args.1 {
             return Err(sqlx::Error::Encode(error).into());
         }

@@ -15,7 +15,7 @@ use kapell_dispatch::trial::{self, Ending, RetryPolicy};
 use kapell_dispatch::{Effect, Held, Outcome, Trial, TrialEvent, TrialState};
 use kapell_search::StudySpec;
 use serde_json::json;
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _};
 
 use super::checkpoints::NewCheckpoint;
 use super::finish::Finish;
@@ -128,8 +128,7 @@ struct Judged<'a> {
 }
 
 async fn together(tx: &mut Tx, some: &[Word]) -> Result<Vec<Heard>, StoreError> {
-    let rows = load(tx, some).await?;
-    let whole = whole_manifests(tx, some).await?;
+    let (rows, whole) = load(tx, some).await?;
     let mut specs = HashMap::new();
     for row in rows.values() {
         specs.insert(row.core.study, tx.spec(row.core.study).await?);
@@ -153,37 +152,41 @@ async fn together(tx: &mut Tx, some: &[Word]) -> Result<Vec<Heard>, StoreError> 
     Ok(judged.iter().map(heard).collect())
 }
 
-/// The trials that these words are about.
-async fn load(tx: &mut Tx, some: &[Word]) -> Result<HashMap<i64, Row>, StoreError> {
-    let sql = trials::core!(
-        ", b.digest AS best, b.epoch AS best_at, l.digest AS last, l.epoch AS last_at,
+/// The trials that these words are about, and the manifests on record, of those that they name, whose blobs are all
+/// here, with the number of their files.
+async fn load(tx: &mut Tx, some: &[Word]) -> Result<(HashMap<i64, Row>, HashMap<String, usize>), StoreError> {
+    let trials = trials::core!(
+        ", 'trial' AS row, b.digest AS best, b.epoch AS best_at, l.digest AS last, l.epoch AS last_at,
            coalesce(w.early_failures <> '{}', 0) AS suspect,
            (SELECT coalesce(sum(c.n), 0) FROM study_counts c
             WHERE c.study = t.study AND c.state IN ('QUEUED', 'RUNNING', 'PAUSED')) AS open",
         "LEFT JOIN workers w ON w.name = a.worker
          LEFT JOIN checkpoints b ON b.trial = t.id AND b.role = 'best'
          LEFT JOIN checkpoints l ON l.trial = t.id AND l.role = 'last'
-         WHERE t.id IN (SELECT value FROM json_each(?))"
+         WHERE t.id IN (SELECT value FROM json_each(?));"
     );
+    let manifests = "SELECT 'manifest' AS row, m.manifest, count(*) AS files FROM manifest_files m
+                     JOIN blobs f ON f.digest = m.digest AND f.damaged = 0 AND f.size = m.size
+                     JOIN blobs b ON b.digest = m.manifest AND b.damaged = 0
+                     WHERE m.manifest IN (SELECT value FROM json_each(?)) GROUP BY m.manifest";
     let ids: BTreeSet<i64> = some.iter().map(|word| word.held().trial).collect();
-    let rows: Vec<Row> = sqlx::query_as(sql).bind(json!(ids).to_string()).fetch_all(&mut tx.conn).await?;
-    Ok(rows.into_iter().map(|row| (row.core.id, row)).collect())
-}
-
-/// The manifests on record whose blobs are all here, with the number of their files.
-async fn whole_manifests(tx: &mut Tx, some: &[Word]) -> Result<HashMap<String, usize>, StoreError> {
     let new = some.iter().filter_map(|word| word.end()).flat_map(|finish| &finish.checkpoints);
     let digests: BTreeSet<&str> = new.map(|checkpoint| checkpoint.digest.as_str()).collect();
-    if digests.is_empty() {
-        return Ok(HashMap::new());
+    let sql = if digests.is_empty() { tx.sql(trials) } else { tx.sql(&[trials, manifests].concat()) };
+    let query = sqlx::query(sql).bind(json!(ids).to_string()).bind(json!(digests).to_string());
+    let (mut rows, mut whole) = (HashMap::new(), HashMap::new());
+    for row in query.fetch_all(&mut tx.conn).await? {
+        if row.try_get::<&str, _>("row")? == "manifest" {
+            whole.insert(
+                row.try_get("manifest")?,
+                usize::try_from(row.try_get::<u32, _>("files")?).unwrap_or(0),
+            );
+        } else {
+            let row = Row::from_row(&row)?;
+            rows.insert(row.core.id, row);
+        }
     }
-    let sql = "SELECT m.manifest, count(*) FROM manifest_files m
-               JOIN blobs f ON f.digest = m.digest AND f.damaged = 0 AND f.size = m.size
-               JOIN blobs b ON b.digest = m.manifest AND b.damaged = 0
-               WHERE m.manifest IN (SELECT value FROM json_each(?)) GROUP BY m.manifest";
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as(sql).bind(json!(digests).to_string()).fetch_all(&mut tx.conn).await?;
-    Ok(rows.into_iter().map(|(digest, n)| (digest, usize::try_from(n).unwrap_or(0))).collect())
+    Ok((rows, whole))
 }
 
 /// What an ordinary word does; nothing, if it is none.

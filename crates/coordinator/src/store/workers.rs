@@ -1,7 +1,5 @@
 //! Workers: registered under a name by one process at a time, cordoned and drained by people.
 
-use std::collections::BTreeSet;
-
 use kapell_rpc::reason;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, SqliteConnection};
@@ -75,6 +73,20 @@ impl WorkerRow {
     }
 }
 
+/// The columns of a [`WorkerRow`], with more of them in front, of the workers that are meant.
+macro_rules! row {
+    ($more:literal, $which:literal) => {
+        concat!(
+            "SELECT ",
+            $more,
+            "name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, \
+             last_seen_ms FROM workers ",
+            $which
+        )
+    };
+}
+pub(crate) use row;
+
 /// Introduces a worker. The attempts of an earlier process of this name are lost at once.
 pub(crate) async fn register(tx: &mut Tx, new: &NewWorker) -> Result<(), StoreError> {
     let before = find(&mut tx.conn, &new.name).await?;
@@ -141,21 +153,9 @@ async fn lose_all(tx: &mut Tx, worker: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The workers of these names.
-pub(crate) async fn named(
-    conn: &mut SqliteConnection,
-    names: &BTreeSet<&str>,
-) -> Result<Vec<WorkerRow>, StoreError> {
-    let sql = "SELECT name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, last_seen_ms
-               FROM workers WHERE name IN (SELECT value FROM json_each(?))";
-    Ok(sqlx::query_as(sql).bind(serde_json::json!(names).to_string()).fetch_all(conn).await?)
-}
-
 /// The worker of this name.
 pub(crate) async fn find(conn: &mut SqliteConnection, name: &str) -> Result<Option<WorkerRow>, StoreError> {
-    let sql = "SELECT name, incarnation, host, state, reason, devices, slots, study, program_version, kind, dtype, last_seen_ms
-               FROM workers WHERE name = ?";
-    Ok(sqlx::query_as(sql).bind(name).fetch_optional(conn).await?)
+    Ok(sqlx::query_as(row!("", "WHERE name = ?")).bind(name).fetch_optional(conn).await?)
 }
 
 /// The worker of this name and process, or the refusal that tells it what to do.

@@ -51,7 +51,7 @@ async fn write_as(store: &Store, attempt: u32, statement: usize) -> Result<(), S
         .write(move |tx| {
             Box::pin(async move {
                 let word = word(attempt);
-                let rows = load(tx, std::slice::from_ref(&word)).await?;
+                let (rows, _) = load(tx, std::slice::from_ref(&word)).await?;
                 let row = rows.get(&1).ok_or(StoreError::Closed)?;
                 let mut summary = Summary::default();
                 let rule = StudySpec::parse("name = \"s\"\ncorpus = \"c\"\n[space]\nseed = [1]\n");
