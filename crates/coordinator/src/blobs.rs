@@ -1,7 +1,9 @@
 //! Blobs on disk: `blobs/ab/cdef...` under the data folder, named by digest. A blob is written elsewhere, checked,
 //! fsynced, renamed into its place, the folder fsynced; only then a row says that it is there.
 
-use std::collections::{HashMap, HashSet};
+mod sweep;
+
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -27,8 +29,6 @@ const MANIFESTS_KEPT: usize = 1024;
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 /// Uploads that broke off and whose hash is kept.
 const PARKED_MAX: usize = 256;
-/// What nobody has gone on with for so long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes and hash of uploads that broke off, by digest: whoever goes on need not read what is there.
 type Parked = Arc<Mutex<HashMap<String, (u64, Sha256)>>>;
@@ -231,13 +231,6 @@ impl Blobs {
         Ok(name)
     }
 
-    /// Has no blob swept until the guard is dropped; none, if somebody else has that already.
-    pub(crate) async fn keep_all(&self) -> Option<OwnedMutexGuard<()>> {
-        // A sweep that is under way ends first.
-        let _held = self.sweeping.read().await;
-        Arc::clone(&self.copying).try_lock_owned().ok()
-    }
-
     /// Opens a blob for reading from `offset` on.
     pub(crate) async fn read(&self, digest: &str, offset: u64) -> Result<File, StoreError> {
         let place = self.place(digest)?;
@@ -278,42 +271,6 @@ impl Blobs {
             Ok(()) => damage(digest),
             Err(error) => error,
         }
-    }
-
-    /// Removes what a crash has left: files of blobs without a row, and old uploads. It goes on while others are
-    /// served. Gives the number of files.
-    pub(crate) async fn clean(&self) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        for head in (0..=u8::MAX).map(|head| hex::encode([head])) {
-            let folder = self.root.join(&head);
-            let there = blocking(move || names(&folder)).await?;
-            if !self.without_row(&head, there.clone()).await?.is_empty() {
-                // A blob has its place before its row: nobody is in between while this is held.
-                let _held = self.sweeping.write().await;
-                for name in self.without_row(&head, there).await? {
-                    let (disk, file) = (Arc::clone(&self.disk), self.root.join(&head).join(name));
-                    blocking(move || Ok(disk.remove(&file)?)).await?;
-                    removed += 1;
-                }
-            }
-        }
-        let (disk, uploads) = (Arc::clone(&self.disk), self.uploads.clone());
-        // Nobody knows for how long they have been left: their own times must do.
-        let is_old = |file: &std::fs::DirEntry| {
-            Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default() > IDLE_MAX)
-        };
-        blocking(move || Ok(sweep_uploads(&*disk, &uploads, is_old)?)).await?;
-        Ok(removed)
-    }
-
-    /// Those files of a folder that are named like blobs and have no row.
-    async fn without_row(&self, head: &str, mut names: Vec<String>) -> Result<Vec<String>, StoreError> {
-        let known = rows::digests(&mut *self.store.readers.acquire().await?, head).await?;
-        let known: HashSet<&str> = known.iter().filter_map(|d| digest::hex_part(d)?.get(2..)).collect();
-        // What is not named like a blob is none of ours.
-        let ours = |name: &str| digest::hex_part(&format!("sha256:{head}{name}")).is_some();
-        names.retain(|name| ours(name) && !known.contains(name.as_str()));
-        Ok(names)
     }
 
     /// The manifest of this digest, for somebody who is about to refer to it: the sweep spares it and its files.
@@ -365,52 +322,6 @@ impl Blobs {
         }
         Manifest::parse(&bytes).map_err(|e| refuse(format!("{digest}: {e}")))
     }
-
-    /// Removes blobs that nothing refers to and nobody has touched for `grace`. Gives the bytes that are free now.
-    pub(crate) async fn sweep(&self, grace: Duration) -> Result<u64, StoreError> {
-        let held = Arc::clone(&self.sweeping).write_owned().await;
-        let Ok(_no_copy) = self.copying.try_lock() else { return Ok(0) };
-        let now = Instant::now();
-        // After a start nobody's touches are known.
-        if now.duration_since(self.started) < grace {
-            return Ok(0);
-        }
-        let recent: HashSet<String> = {
-            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-            touched.retain(|_, at| now.duration_since(*at) < grace);
-            touched.keys().cloned().collect()
-        };
-        let gone = self
-            .store
-            .writer
-            .write(move |tx| Box::pin(async move { rows::sweep(tx, &move |d| recent.contains(d)).await }))
-            .await?;
-        let places: Vec<(PathBuf, u64)> =
-            gone.iter().filter_map(|(digest, size)| Some((self.place(digest).ok()?, *size))).collect();
-        let (disk, uploads, idle) = (Arc::clone(&self.disk), self.uploads.clone(), Arc::clone(&self.idle));
-        blocking(move || {
-            let _held = held;
-            let mut freed = 0;
-            for (place, size) in places {
-                match disk.remove(&place) {
-                    Ok(()) => freed += size,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-            // By the monotonic clock: what comes just now stays, whatever the wall clock says.
-            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = std::mem::take(&mut *idle);
-            sweep_uploads(&*disk, &uploads, |file| {
-                let (name, size) = (file.file_name(), file.metadata()?.len());
-                let since = before.get(&name).filter(|known| known.0 == size).map_or(now, |known| known.1);
-                idle.insert(name, (size, since));
-                Ok(now.duration_since(since) > IDLE_MAX)
-            })?;
-            Ok(freed)
-        })
-        .await
-    }
 }
 
 impl Upload {
@@ -454,17 +365,6 @@ fn hex(digest: &str) -> Result<&str, StoreError> {
     })
 }
 
-/// The names in a folder; none, if there is no such folder.
-fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
-    match std::fs::read_dir(folder) {
-        Ok(files) => Ok(files
-            .map(|file| Ok(file?.file_name().to_string_lossy().into_owned()))
-            .collect::<io::Result<_>>()?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Hashes the first `bytes` of a file.
 fn hash(file: &mut File, bytes: u64) -> io::Result<Sha256> {
     file.seek(SeekFrom::Start(0))?;
@@ -498,21 +398,6 @@ fn synced(result: io::Result<()>) -> Result<(), StoreError> {
 fn damage(digest: &str) -> StoreError {
     let text = format!("the stored file of {digest} is missing or damaged: upload it again");
     Refusal::new(reason::DIGEST_MISMATCH, text).into()
-}
-
-/// Removes unfinished uploads that are given up.
-fn sweep_uploads(
-    disk: &dyn Disk,
-    uploads: &Path,
-    mut is_given_up: impl FnMut(&std::fs::DirEntry) -> io::Result<bool>,
-) -> io::Result<()> {
-    for entry in std::fs::read_dir(uploads)? {
-        let entry = entry?;
-        if is_given_up(&entry)? {
-            disk.remove(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(
