@@ -1,7 +1,6 @@
 //! Row 8: the wall clocks of coordinator and worker jump by ten years either way while trials run. Nothing expires.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +9,7 @@ use tokio::sync::watch;
 use crate::dice::Dice;
 use crate::house::ledger::Ledger;
 use crate::house::witness::{self, Witness};
-use crate::house::{House, Training, audit, block_on};
+use crate::house::{House, Training, audit, block_on, preloaded};
 use crate::options::{Failure, Figure, Options};
 
 /// Ten years, with three leap days.
@@ -19,34 +18,20 @@ const JUMP_S: i64 = (10 * 365 + 3) * 24 * 3600;
 /// so that a lease by the wall clock would be seen to expire.
 const LEASE: &[(&str, &str)] = &[("--lease", "6s"), ("--heartbeat", "3s")];
 const WITNESSES: usize = 3;
-/// The preloaded library: the source is beside this file.
+/// The preloaded library: the source is in `house`.
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/promises/house/clock.c");
 
 pub(crate) fn run(options: &Options) -> Result<Figure, Failure> {
     let jumps = options.tries(40, 1000);
     let mut dice = Dice::new(options.seed);
     let built = tempfile::tempdir().context("a folder")?;
-    let Some(shim) = shim(built.path())? else {
+    let Some(shim) = preloaded(built.path(), Path::new(SHIM))? else {
         return Ok(Figure::skipped("there is no C compiler to build the clock with"));
     };
     let trials = block_on(jump(&mut dice, jumps, &shim))??;
     let text =
         format!("0 early expiries in {jumps} jumps of ten years, {trials} trials complete in one attempt");
     Ok(Figure::zero_in(jumps, text))
-}
-
-/// Builds the library; none without a compiler.
-fn shim(folder: &Path) -> Result<Option<PathBuf>> {
-    let library = folder.join("clock.so");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(SHIM).output();
-    match built {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        built => {
-            let built = built?;
-            ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-            Ok(Some(library))
-        }
-    }
 }
 
 async fn jump(dice: &mut Dice, jumps: u64, shim: &Path) -> Result<usize> {

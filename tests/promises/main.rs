@@ -19,6 +19,7 @@ mod power;
 mod recovery;
 mod simulated;
 mod stalls;
+mod syncs;
 mod teeth;
 mod uploads;
 
@@ -47,6 +48,7 @@ struct Row {
 const ROWS: &[Row] = &[
     Row { number: 1, name: "kills", promise: "no acknowledged result is lost", run: kills::run },
     Row { number: 2, name: "power", promise: "it survives power loss", run: power::run },
+    Row { number: 2, name: "syncs", promise: "it asks the system to sync", run: syncs::run },
     Row { number: 3, name: "stalls", promise: "a stale worker never wins", run: stalls::run },
     Row { number: 3, name: "stale", promise: "a stale worker never wins, simulated", run: simulated::stale },
     Row { number: 4, name: "outage", promise: "workers ride out the coordinator's death", run: outage::run },

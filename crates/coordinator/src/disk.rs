@@ -96,3 +96,18 @@ pub(crate) fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
     disk.sync_dir(above)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machines_disk_asks_the_system_to_sync_files_and_folders() {
+        // Linux refuses to sync these two, so whoever is told that they are synced has not asked.
+        let null = File::open("/dev/null").unwrap();
+        assert!(RealDisk.sync(&null).is_err(), "a file");
+        assert!(RealDisk.sync_dir(Path::new("/proc")).is_err(), "a folder");
+        let dir = tempfile::tempdir().unwrap();
+        RealDisk.sync_dir(dir.path()).unwrap();
+    }
+}

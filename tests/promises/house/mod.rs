@@ -231,6 +231,21 @@ fn tail(log: &Path) -> String {
     lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n")
 }
 
+/// Builds a library for LD_PRELOAD from its C source; none without a compiler.
+pub(crate) fn preloaded(folder: &Path, source: &Path) -> Result<Option<PathBuf>> {
+    let library = folder.join("preloaded.so");
+    let mut cc = Command::new("cc");
+    let built = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+    match built {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        built => {
+            let built = built?;
+            ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+            Ok(Some(library))
+        }
+    }
+}
+
 /// A free port below those that the kernel gives to connections: a client that tries again and again to reach a
 /// coordinator that is away could otherwise meet itself there.
 fn free_port(dice: &mut Dice) -> Result<SocketAddr> {
