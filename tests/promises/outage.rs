@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 
 use crate::dice::Dice;
 use crate::house::ledger::Ledger;
-use crate::house::{House, Training, audit, block_on, witness};
+use crate::house::{House, PATIENCE, Training, audit, block_on, witness};
 use crate::options::{Failure, Figure, Options};
 
 const LEASE: &[(&str, &str)] = &[("--lease", "600ms"), ("--heartbeat", "100ms"), ("--outage-grace", "5s")];
@@ -61,7 +61,8 @@ async fn outage(dice: &mut Dice, away: Duration) -> Result<usize> {
         queued += waiting;
     }
     let coordinator = house.coordinator().await?;
-    witness::completed(&client, "study").await?;
+    // The last trial takes as long as the outage once more, or longer where others use the machine.
+    witness::completed_within(&client, "study", PATIENCE.saturating_add(away.saturating_mul(4))).await?;
     coordinator.leave().await?;
     audit::audit(&house.data, &ledger).await?;
     let twice: i64 = sqlx::query_scalar("SELECT count(*) FROM measurements WHERE superseded = 1")

@@ -98,23 +98,21 @@ pub async fn examine(data_dir: &Path, fix: bool) -> Result<Report, BackupError> 
     let path = data_dir.canonicalize().map_err(|e| BackupError::io(data_dir, e))?;
     let online = held.is_none();
     let database = path.join("kapell.db");
-    let mut conn =
-        if online { backup::open_beside(&database).await? } else { backup::open_quiet(&database).await? };
     let mut report = Report { data_dir: path.clone(), online, findings: Vec::new(), blobs: 0, bytes: 0 };
-    let found = store::open::schema(&mut conn).await.map_err(store::StoreError::from)?;
-    let known = store::open::known_schema();
-    if found > known {
-        let text = format!("the data folder has schema {found}, and this program knows {known} at most");
-        return Err(BackupError::usage(text, "use the newer program"));
-    }
-    for line in backup::unsound(&mut conn).await? {
-        report.findings.push(Finding::problem("database-damaged", "kapell.db", line));
-    }
+    let (mut conn, found) = match open(&database, online, &mut report).await {
+        Ok(opened) => opened,
+        // So damaged that not even that can be told.
+        Err(BackupError::Damaged(what)) => {
+            report.findings.push(Finding::problem("database-damaged", "kapell.db", what));
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    };
     if !report.findings.is_empty() {
         // What else it says cannot be relied on.
         return Ok(report);
     }
-    examine_rows(&mut conn, &mut report).await?;
+    examine_rows(&mut conn, found, &mut report).await?;
     files::examine(&mut conn, &mut report).await?;
     drop(conn);
     if fix && report.findings.iter().any(|f| f.cure != Cure::None) {
@@ -124,15 +122,52 @@ pub async fn examine(data_dir: &Path, fix: bool) -> Result<Report, BackupError> 
     Ok(report)
 }
 
-async fn examine_rows(conn: &mut SqliteConnection, report: &mut Report) -> Result<(), BackupError> {
+/// Opens the database, and notes what SQLite itself finds wrong with it. Gives its schema as well.
+async fn open(
+    database: &Path,
+    online: bool,
+    report: &mut Report,
+) -> Result<(SqliteConnection, i64), BackupError> {
+    let mut conn =
+        if online { backup::open_beside(database).await? } else { backup::open_quiet(database).await? };
+    let found = store::open::schema(&mut conn).await.map_err(store::StoreError::from)?;
+    let known = store::open::known_schema();
+    if found > known {
+        let text = format!("the data folder has schema {found}, and this program knows {known} at most");
+        return Err(BackupError::usage(text, "use the newer program"));
+    }
+    for line in backup::unsound(&mut conn).await? {
+        report.findings.push(Finding::problem("database-damaged", "kapell.db", line));
+    }
+    Ok((conn, found))
+}
+
+async fn examine_rows(
+    conn: &mut SqliteConnection,
+    schema: i64,
+    report: &mut Report,
+) -> Result<(), BackupError> {
     let online = report.online;
     let findings = &mut report.findings;
+    let expanding = rows::expanding(conn, schema).await?;
     for (study, name, state, on_record, counted) in rows::miscounts(conn).await? {
+        // Schema 4 counted the trials of a study once they were all there.
+        if schema == 4 && expanding.contains(&study) {
+            continue;
+        }
         let what = format!("{on_record} trials are on record as {state}, and {counted} are");
         let finding = Finding::problem("counts-differ", name, what);
         findings.push(finding.cured("counts them again", Cure::Rows(Mend::Recount { study })));
     }
+    for (study, name, open) in rows::unfinished(conn).await? {
+        let what = format!("is COMPLETE, and {open} of its trials are open");
+        let finding = Finding::problem("study-unfinished", name, what);
+        findings.push(finding.cured("makes it ACTIVE again", Cure::Rows(Mend::Judge { study })));
+    }
     for (study, name) in rows::overdue(conn).await? {
+        if expanding.contains(&study) {
+            continue;
+        }
         let finding = Finding::problem("study-overdue", name, "has no open trial, and is not COMPLETE");
         findings.push(finding.cured("completes it", Cure::Rows(Mend::Judge { study })));
     }

@@ -66,6 +66,7 @@ async fn pieces(shared: &Shared, study: i64) -> Result<(), StoreError> {
     };
     let mut computed = compute(next);
     while next <= last {
+        wait_for_room(shared, study).await;
         let trials = computed.await.map_err(|_| StoreError::Closed)?;
         next = next.saturating_add(PIECE);
         computed = compute(next);
@@ -78,4 +79,18 @@ async fn pieces(shared: &Shared, study: i64) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Waits while there is less space than --min-free: what runs needs the rest.
+async fn wait_for_room(shared: &Shared, study: i64) {
+    let mut told = false;
+    while !shared.has_room() {
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                study,
+                "the expansion waits: the data folder's disk has less space than --min-free"
+            );
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
 }

@@ -38,6 +38,9 @@ use crate::store::{Store, StoreError, quarantine};
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// The longest answer: the measurements of one trial.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// The longest text of a refusal: it travels in a header, of which a client takes 16 KiB, and three bytes stand for one
+/// that is not ASCII.
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
 const STREAMS_MAX: u32 = 1024;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,6 +64,12 @@ impl Shared {
             Some(trial) => Ok(Held { trial, attempt }),
             None => Err(refuse(reason::STALE_ATTEMPT, "the lease is of before the store was restored")),
         }
+    }
+
+    /// Is there as much space as is to be left for what runs?
+    pub(crate) fn has_room(&self) -> bool {
+        // A disk that cannot be asked is no reason to stop.
+        free_bytes(&self.config.data_dir).map_or(true, |free| free >= self.config.min_free_bytes)
     }
 
     /// What a person should see to.
@@ -135,6 +144,11 @@ pub(crate) fn serve(
 
 /// A status with its reason where machines look for it.
 pub(crate) fn refuse(reason: &'static str, message: impl Into<String>) -> Status {
+    let mut message: String = message.into();
+    if message.len() > REFUSAL_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(REFUSAL_BYTES_MAX));
+        message.push_str("...");
+    }
     let mut metadata = MetadataMap::new();
     metadata.insert(REASON_KEY, MetadataValue::from_static(reason));
     Status::with_metadata(reason::code(reason), message, metadata)

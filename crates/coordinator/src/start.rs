@@ -49,11 +49,18 @@ pub struct Limits {
     pub calls_per_connection: usize,
     /// Until an answer begins. Waiting for work, and what goes through a whole study, may take longer.
     pub call_deadline: Duration,
+    /// A connection from which nothing is heard for so long is closed. Pings are answered sooner.
+    pub silence: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 32_768, calls_per_connection: 512, call_deadline: Duration::from_secs(30) }
+        Self {
+            connections: 32_768,
+            calls_per_connection: 512,
+            call_deadline: Duration::from_secs(30),
+            silence: Duration::from_secs(60),
+        }
     }
 }
 

@@ -214,7 +214,11 @@ impl StudySpec {
         let none = "(not given)".to_owned();
         keys.into_iter()
             .filter(|k| a.get(*k) != b.get(*k))
-            .map(|k| format!("{k}: {} -> {}", a.get(k).unwrap_or(&none), b.get(k).unwrap_or(&none)))
+            .map(|k| {
+                let (old, new) = (a.get(k).unwrap_or(&none), b.get(k).unwrap_or(&none));
+                let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b).count();
+                format!("{k}: {} -> {}", excerpt(old, same), excerpt(new, same))
+            })
             .collect()
     }
 
@@ -248,4 +252,20 @@ impl StudySpec {
         }
         flat
     }
+}
+
+/// Characters of a value that a difference shows at most.
+const EXCERPT_MAX: usize = 160;
+
+/// A text; of a long one what is at the character `at`.
+fn excerpt(text: &str, at: usize) -> String {
+    let length = text.chars().count();
+    if length <= EXCERPT_MAX {
+        return text.to_owned();
+    }
+    let start = at.saturating_sub(EXCERPT_MAX / 4).min(length - EXCERPT_MAX);
+    let part: String = text.chars().skip(start).take(EXCERPT_MAX).collect();
+    let before = if start == 0 { "" } else { "..." };
+    let after = if start + EXCERPT_MAX == length { "" } else { "..." };
+    format!("{before}{part}{after} ({length} characters)")
 }

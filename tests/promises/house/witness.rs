@@ -371,13 +371,18 @@ pub(crate) async fn create_unlisted(client: &Client, name: &str, trials: u64, ep
 
 /// Waits until a study is COMPLETE.
 pub(crate) async fn completed(client: &Client, name: &str) -> Result<v1::Study> {
+    completed_within(client, name, PATIENCE).await
+}
+
+/// The same for a study that takes longer.
+pub(crate) async fn completed_within(client: &Client, name: &str, patience: Duration) -> Result<v1::Study> {
     let begun = Instant::now();
     loop {
         let study = insist(|| client.get_study(v1::StudyRef { study: name.to_owned() })).await?;
         if study.state() == v1::StudyState::Complete {
             return Ok(study);
         }
-        ensure!(begun.elapsed() < PATIENCE, "study {name} does not come to its end: {:?}", study.trials);
+        ensure!(begun.elapsed() < patience, "study {name} does not come to its end: {:?}", study.trials);
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }

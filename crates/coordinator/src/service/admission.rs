@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -36,6 +37,9 @@ const LONG: u32 = 4;
 /// A connection, for as long as it is open.
 pub(crate) struct Connection {
     stream: TcpStream,
+    /// When it has been silent for too long, and how long that is: whoever lives answers a ping sooner.
+    silence: Pin<Box<Sleep>>,
+    silence_max: Duration,
     guest: Guest,
     _door: OwnedSemaphorePermit,
 }
@@ -71,7 +75,7 @@ pub(crate) fn accept(listener: TcpListener, limits: &Limits) -> ReceiverStream<i
         Arc::new(Semaphore::new(connections)),
         Arc::new(Semaphore::new(connections.saturating_add(CROWD_MAX))),
     );
-    let calls = limits.calls_per_connection;
+    let (calls, silence_max) = (limits.calls_per_connection, limits.silence);
     tokio::spawn(async move {
         loop {
             let Ok(door) = Arc::clone(&doors).acquire_owned().await else { return };
@@ -93,7 +97,8 @@ pub(crate) fn accept(listener: TcpListener, limits: &Limits) -> ReceiverStream<i
                     }
                     let calls = Arc::new(Semaphore::new(calls));
                     let guest = Guest(Arc::new(Seats { house: Arc::clone(&house), place, calls }));
-                    Connection { stream, guest, _door: door }
+                    let silence = Box::pin(tokio::time::sleep(silence_max));
+                    Connection { stream, silence, silence_max, guest, _door: door }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -138,7 +143,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            let until = Instant::now() + self.silence_max;
+            self.silence.as_mut().reset(until);
+            return Poll::Ready(read);
+        }
+        // Some never say a word, and would keep their place.
+        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -6,6 +6,7 @@ use kapell_dispatch::{StudyEvent, TrialState};
 use kapell_rpc::v1::study_service_server::StudyService;
 use kapell_rpc::{PROTOCOL_VERSION, convert, reason, v1};
 use kapell_search::{Config, StudySpec};
+use sqlx::Connection;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,9 +67,11 @@ impl StudyService for Studies {
     ) -> Result<Response<v1::ListStudiesResponse>, Status> {
         let mut conn = self.read().await?;
         let mut studies = Vec::new();
-        for id in query::study_ids(&mut conn).await? {
-            studies.push(wire::study(query::study(&mut conn, &self.0.store.specs, id).await?)?);
+        let mut moment = conn.begin().await.map_err(StoreError::from)?;
+        for id in query::study_ids(&mut moment).await? {
+            studies.push(wire::study(query::study(&mut moment, &self.0.store.specs, id).await?)?);
         }
+        drop(moment);
         Ok(Response::new(v1::ListStudiesResponse { studies }))
     }
 
@@ -246,8 +249,10 @@ impl Studies {
     }
 
     async fn view(&self, id: i64) -> Result<v1::Study, Status> {
-        let view = query::study(&mut *self.read().await?, &self.0.store.specs, id).await?;
-        Ok(wire::study(view)?)
+        let mut conn = self.read().await?;
+        // All of it is of one moment.
+        let mut moment = conn.begin().await.map_err(StoreError::from)?;
+        Ok(wire::study(query::study(&mut moment, &self.0.store.specs, id).await?)?)
     }
 
     /// Puts an event to a study, by name or id.

@@ -118,6 +118,21 @@ pub(crate) async fn unheld(conn: &mut SqliteConnection) -> Result<Vec<(i64, u32,
     Ok(sqlx::query_as(sql).fetch_all(conn).await?)
 }
 
+/// Studies whose trials are not all there yet. Schemas before 4 have none.
+pub(crate) async fn expanding(conn: &mut SqliteConnection, schema: i64) -> Result<Vec<i64>, StoreError> {
+    if schema < 4 {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar("SELECT study FROM expansions").fetch_all(conn).await?)
+}
+
+/// COMPLETE studies with trials that are open: (study, name, open trials).
+pub(crate) async fn unfinished(conn: &mut SqliteConnection) -> Result<Vec<(i64, String, i64)>, StoreError> {
+    let sql = "SELECT s.id, s.name, count(*) FROM studies s JOIN trials t ON t.study = s.id
+        WHERE s.state = 'COMPLETE' AND t.state IN ('QUEUED', 'RUNNING', 'PAUSED') GROUP BY s.id ORDER BY s.id";
+    Ok(sqlx::query_as(sql).fetch_all(conn).await?)
+}
+
 /// Studies that should be COMPLETE, having nothing open: (study, name).
 pub(crate) async fn overdue(conn: &mut SqliteConnection) -> Result<Vec<(i64, String)>, StoreError> {
     let sql = "SELECT s.id, s.name FROM studies s WHERE s.state IN ('ACTIVE', 'PAUSED') AND NOT EXISTS (
@@ -166,7 +181,8 @@ pub(crate) async fn mend(tx: &mut Tx, mend: &Mend) -> Result<(), StoreError> {
         }
         Mend::Lose { held, why } => {
             let trial = trials::load_held(tx, *held).await?;
-            trials::lose(tx, &trial, held.attempt, why).await
+            trials::lose(tx, &trial, held.attempt, why).await?;
+            studies::judge(tx, trial.study).await
         }
         Mend::EndLeftOver { held } => {
             sqlx::query(
@@ -188,7 +204,10 @@ pub(crate) async fn mend(tx: &mut Tx, mend: &Mend) -> Result<(), StoreError> {
                 .bind("RUNNING")
                 .execute(&mut tx.conn)
                 .await?;
-            Ok(())
+            match trials::load(tx, held.trial).await? {
+                Some(trial) => studies::judge(tx, trial.study).await,
+                None => Ok(()),
+            }
         }
         Mend::Judge { study } => studies::judge(tx, *study).await,
     }

@@ -161,3 +161,48 @@ async fn a_damaged_database_is_said() {
     assert_eq!((nothing.exit_code(), nothing.code()), (2, "not-found"));
     assert!(!dir.path().join("nowhere").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_that_is_being_expanded_is_well() {
+    let house = House::open().await;
+    house.create().await;
+    house.running.shutdown().await;
+    let dir = house.dir.path();
+    // As a crash before the first piece leaves it.
+    sql(
+        dir,
+        "DELETE FROM trials; DELETE FROM study_counts; INSERT INTO expansions (study, next) SELECT id, 1 FROM studies",
+    )
+    .await;
+    assert_eq!(codes(&doctor::examine(dir, false).await.unwrap()), [""; 0]);
+    sql(dir, "DELETE FROM expansions").await;
+    assert_eq!(codes(&doctor::examine(dir, false).await.unwrap()), ["study-overdue"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complete_study_with_an_open_trial_goes_on() {
+    let dir = folder().await;
+    let dir = dir.path();
+    sql(dir, "UPDATE studies SET state = 'COMPLETE', ended_at_ms = 1").await;
+    assert_eq!(codes(&doctor::examine(dir, false).await.unwrap()), ["study-unfinished"]);
+    // A trial that is stuck besides is queued again.
+    sql(dir, "UPDATE trials SET state = 'RUNNING', running_attempt = attempts WHERE state = 'QUEUED'").await;
+    let mended = doctor::examine(dir, true).await.unwrap();
+    assert_eq!(codes(&mended), ["study-unfinished", "lease-stuck"]);
+    assert_eq!(mended.remaining(), 0, "{mended:?}");
+    assert_eq!(text(dir, "SELECT state FROM studies").await, "ACTIVE");
+    assert_eq!(codes(&doctor::examine(dir, false).await.unwrap()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_read_at_all_is_a_finding() {
+    // A folder of its own: whoever has used a database heals it when it lets go.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("kapell.db"),
+        "this is no database, and it is longer than the head of one ".repeat(40),
+    )
+    .unwrap();
+    let report = doctor::examine(dir.path(), false).await.unwrap();
+    assert_eq!(codes(&report), ["database-damaged"]);
+}

@@ -127,3 +127,32 @@ async fn a_large_study_is_canceled_and_deleted_while_it_is_expanded() {
         assert_eq!(left, 0, "{table}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_that_differs_in_a_long_list_is_refused_with_a_short_text() {
+    let house = House::open().await;
+    house.create_as("a", &large()).await.unwrap();
+    let refused = house.create_as("b", &large().replace("[1, 2, ", "[1, 40009, ")).await.unwrap_err();
+    assert_eq!(reason(&refused), "study-differs");
+    let text = refused.message();
+    assert!(text.contains("space.seed: [1, 2, 3") && text.contains("[1, 40009, 3"), "{text}");
+    assert!(text.len() < 1000, "{} bytes", text.len());
+    let long = v1::StudyRef { study: "\u{e4}".repeat(20_000) };
+    let refused = house.studies().get_study(long).await.unwrap_err();
+    assert_eq!(reason(&refused), "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expansion_waits_while_there_is_little_space() {
+    let house = House::with(|c| c.min_free_bytes = u64::MAX).await;
+    house.create_as("a", &large()).await.unwrap();
+    let first = v1::TrialRef { study: "demo".into(), number: 1 };
+    for _ in 0..20 {
+        let refused = house.studies().get_trial(first.clone()).await.unwrap_err();
+        assert_eq!(reason(&refused), "overloaded", "{refused}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // It can be got rid of, and goes on where there is room.
+    let house = house.restart(|_| {}).await;
+    counts_as_whole(&whole(&house).await);
+}

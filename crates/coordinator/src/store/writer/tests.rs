@@ -1,8 +1,9 @@
 //! The writer's queue is bounded: who does not get in in time is told so, and nothing of his is done.
 
 use super::*;
+use crate::store::bad_request;
 use crate::store::blobs;
-use crate::store::tests::open;
+use crate::store::tests::{ONE_TRIAL, open, run};
 
 fn nothing() -> Job {
     Job::Other(Box::new(|_| Box::pin(async { (Ok(true), Box::new(|_| ()) as Settle) })))
@@ -47,4 +48,24 @@ async fn a_request_that_does_not_get_into_the_queue_in_time_is_told_that_there_i
     let there = blobs::size(&mut house.store.readers.acquire().await.unwrap(), &digest).await.unwrap();
     assert_eq!(there, None, "what was refused is not done");
     add(hasty).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_refused_request_would_have_told_is_not_told() {
+    let house = open().await;
+    run(&house.store, ONE_TRIAL).await;
+    let tell = |refused: bool| {
+        house.store.writer.write(move |tx| {
+            Box::pin(async move {
+                events::add(tx, 1, "study.paused", (0, 0), &serde_json::json!({}));
+                if refused { Err(bad_request("no")) } else { Ok(()) }
+            })
+        })
+    };
+    for (refused, events) in [(true, 0), (false, 1), (true, 1)] {
+        assert_eq!(tell(refused).await.is_err(), refused);
+        let told: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&house.store.readers).await.unwrap();
+        assert_eq!(told, events);
+    }
 }
