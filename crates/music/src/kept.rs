@@ -1,7 +1,7 @@
 //! Whether a score that was made of a melody still has it, note for note, as a reader will find it.
 
 use crate::read::read_score;
-use crate::score::{Direction, Grace, Lyric, Markup, Measure, Note, Part, Pitch, Score};
+use crate::score::{Direction, Grace, Lyric, Markup, Measure, Note, Part, Pitch, Rest, Score};
 use crate::write::write_musicxml;
 
 /// Whether the given parts, the melody score's index by voice, stand in the piece as they were.
@@ -20,21 +20,24 @@ fn is_melody_kept(melody: &Score, part: usize, piece: &Score) -> bool {
     let Ok(read) = read_score(write_musicxml(piece).as_bytes(), "") else { return false };
     let Some(soprano) = read.parts.first() else { return false };
     let measures = melody.measures.len() == read.measures.len()
-        && melody.measures.iter().zip(&read.measures).all(|(bar, read)| is_bar_kept(bar, read));
-    measures && sung(&melody.parts[part]) == sung(soprano)
+        && melody.measures.iter().zip(&read.measures).all(|(bar, read)| {
+            is_bar_kept(bar, read) && melody.parts[part].signatures_in(bar) == read.signatures()
+        });
+    let cues =
+        |part: &Part| -> Vec<Rest> { part.rests.iter().filter(|r| !r.cue.is_empty()).cloned().collect() };
+    measures && sung(&melody.parts[part]) == sung(soprano) && cues(&melody.parts[part]) == cues(soprano)
 }
 
 /// A reader finds bar lines and signs that the writer adds; what there was must be the same.
 fn is_bar_kept(bar: &Measure, read: &Measure) -> bool {
     let head = |measure: &Measure| {
         let repeats = (measure.repeat_start, measure.repeat_end);
-        (measure.start, measure.duration, measure.time, measure.key.fifths, measure.implicit, repeats)
+        (measure.start, measure.duration, measure.implicit, repeats)
     };
     let kept = |was: &Option<Markup>, is: &Option<Markup>| was.is_none() || was == is;
     let (was, is) = (&bar.notation, &read.notation);
     bar.number == read.number
         && head(bar) == head(read)
-        && (was.mode == is.mode && kept(&was.time, &is.time))
         && (kept(&was.left, &is.left) && kept(&was.right, &is.right))
         && was.directions.iter().all(|direction| {
             let same = |read: &&Direction| {

@@ -1,6 +1,9 @@
 //! A score as the rest of the house sees it: parts of timed notes on one exact time line.
 
 mod notation;
+mod signatures;
+
+use std::collections::BTreeMap;
 
 use crate::write::spelling::spell;
 
@@ -8,6 +11,7 @@ pub use notation::{
     Clef, Credit, Direction, Grace, Lyric, Markup, MeasureNotation, NOTE_VALUES, Notation, NoteValue, Rest,
     Syllabic, Syllable, Tuplet, mode_named,
 };
+pub use signatures::Signatures;
 
 /// Ticks in a quarter note. Divisible by 2^5, 3^2, 5 and 7, so that every usual tuplet is exact.
 pub const TICKS_PER_QUARTER: i64 = 10_080;
@@ -45,6 +49,8 @@ pub struct Part {
     pub rests: Vec<Rest>,
     /// Ticks up to which the part is written, rests included; 0 where that is not known.
     pub written_until: i64,
+    /// Where they are not those of the measures: by the measure's start in ticks.
+    pub signatures: BTreeMap<i64, Signatures>,
     /// In time order.
     pub clefs: Vec<Clef>,
     /// What concerns this part alone, such as dynamics; in time order.

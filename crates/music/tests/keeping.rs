@@ -263,11 +263,13 @@ fn rests_are_kept_as_they_are_written() {
         format!("<note><rest{inside}/><duration>{duration}</duration><voice>1</voice>{more}</note>")
     };
     let marked = rest("", 24, "<type>half</type><notations><fermata type='upright'/></notations>");
-    let bar = [rest("", 12, "<type>quarter</type>"), rest("", 12, "<type>quarter</type>"), marked].concat();
+    let hidden = rest("", 12, "<type>quarter</type>").replace("<note>", "<note print-object='no'>");
+    let bar = [rest("", 12, "<type>quarter</type>"), hidden, marked].concat();
     let score = kept(&tune(
         FOUR_FOUR,
         &[&rest(" measure='yes'", 48, ""), &bar, &whole("C5"), &rest(" measure='yes'", 48, "")],
     ));
+    assert!(score.parts[0].rests[2].notation.hidden, "it is there and is not printed");
     let rests: Vec<_> = score.parts[0].rests.iter().map(|rest| (rest.duration / Q, rest.measure)).collect();
     assert_eq!(rests, [(4, true), (1, false), (1, false), (2, false), (4, true)]);
 }
@@ -386,4 +388,110 @@ fn long_and_short_tunes_are_kept() {
         let score = kept(&tune(FOUR_FOUR, &vec![bar.as_str(); bars]));
         assert_eq!(score.duration(), i64::try_from(bars).unwrap() * 4 * Q);
     }
+}
+
+#[test]
+fn a_parts_own_signatures_are_kept_and_may_become_those_of_all() {
+    let first = tune(
+        &format!("<key><fifths>-1</fifths><mode>minor</mode></key>{FOUR_FOUR}"),
+        &[whole("D5").as_str(); 3],
+    );
+    let key = |fifths: i32, mode: &str| format!("<key><fifths>{fifths}</fifths>{mode}</key>");
+    let cut = "<time symbol='cut'><beats>2</beats><beat-type>2</beat-type></time>";
+    let halves = note("D5", "half", 24, "");
+    let second = format!(
+        "<part id='P2'><measure number='1'><attributes><divisions>12</divisions>{}{cut}</attributes>{}</measure>\
+         <measure number='2'>{halves}<attributes>{}</attributes>{halves}</measure><measure number='3'>{}</measure></part>\
+         <part id='P3'><measure number='1'><attributes><divisions>12</divisions></attributes>{}</measure>\
+         <measure number='2'>{halves}{halves}</measure><measure number='3'>{}</measure></part></score-partwise>",
+        key(-1, ""),
+        whole("D5"),
+        key(0, "<mode>dorian</mode>"),
+        whole("D5"),
+        whole("D5"),
+        whole("D5"),
+    );
+    let mut score = kept(&first.replace("</score-partwise>", &second));
+    let of = |score: &Score, part: usize| {
+        let told = |bar: &Measure| score.parts[part].signatures_in(bar);
+        score.measures.iter().map(told).collect::<Vec<_>>()
+    };
+    let (shared, own) = (of(&score, 0), of(&score, 1));
+    assert!(score.parts[2].signatures.is_empty(), "what declares nothing has those of all");
+    assert_eq!((own[0].key.mode, own[0].time, own[2].mode.as_deref()), (None, (2, 2), Some("dorian")));
+    assert_eq!(own[1].key, own[0].key, "a change inside a measure counts from the next one");
+    score.sign_by(1);
+    assert_eq!((of(&score, 0), of(&score, 1), of(&score, 2)), (shared.clone(), own.clone(), shared));
+    assert_eq!(score.measures.iter().map(Measure::signatures).collect::<Vec<_>>(), own);
+    assert_eq!(score.measures[1].notation.directions.len(), 1, "the change is everyone's now");
+}
+
+#[test]
+fn cue_notes_are_kept_and_are_rests_to_the_part() {
+    let cue = |pitch: &str| quarter(pitch, "").replace("<note>", "<note><cue/>");
+    let chord = cue("G5").replace("<cue/>", "<cue/><chord/>");
+    let score = kept(&tune(
+        FOUR_FOUR,
+        &[&[quarter("C5", ""), cue("E5"), chord, note("F5", "half", 24, "")].concat()],
+    ));
+    let part = &score.parts[0];
+    assert_eq!(part.notes.iter().map(|note| note.pitch.midi).collect::<Vec<_>>(), [72, 77]);
+    assert_eq!(part.rests[0].cue.iter().map(|pitch| pitch.midi).collect::<Vec<_>>(), [76, 79]);
+}
+
+#[test]
+fn verses_without_a_number_get_one_and_keep_their_name() {
+    let lyric =
+        |verse: &str| format!("<lyric number='{verse}'><syllabic>single</syllabic><text>la</text></lyric>");
+    let both = [lyric("part1verse1"), lyric("part1verse2")].concat();
+    let score =
+        kept(&tune(FOUR_FOUR, &[&[quarter("C5", &both), quarter("D5", &lyric("part1verse2"))].concat()]));
+    let told = |at: usize| {
+        let lyrics = &score.parts[0].notes[at].notation.lyrics;
+        lyrics.iter().map(|lyric| (lyric.verse.as_str(), lyric.name.as_deref())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0), [("1", Some("part1verse1")), ("2", Some("part1verse2"))]);
+    assert_eq!(told(1), [("2", Some("part1verse2"))]);
+}
+
+#[test]
+fn bar_lines_have_a_style_and_an_endings_stop_a_line_of_its_own() {
+    let right =
+        "<barline location='right'><ending number='1' type='stop'/><repeat direction='backward'/></barline>";
+    let left = "<barline location='left'><ending number='1' type='start'/></barline>";
+    let score = kept(&tune(FOUR_FOUR, &[&[left, &whole("C5"), right].concat(), &whole("C5")]));
+    let line = score.measures[0].notation.right.as_ref().unwrap();
+    let names: Vec<&str> = line.children.iter().map(|child| child.name.as_str()).collect();
+    assert_eq!(
+        (names, line.children[0].text.as_str()),
+        (vec!["bar-style", "ending", "repeat"], "light-heavy")
+    );
+    assert_eq!(score.measures[0].notation.left.as_ref().unwrap().children[0].text, "regular");
+    let written = write_musicxml(&score);
+    let at = |what: &str| written.find(what).unwrap();
+    assert!(written[at("type=\"stop\"")..at("direction=\"backward\"")].contains("</barline>"), "{written}");
+}
+
+#[test]
+fn tuplets_without_a_bracket_say_where_they_begin_and_end() {
+    let triple =
+        "<time-modification><actual-notes>3</actual-notes><normal-notes>2</normal-notes></time-modification>";
+    let third = |pitch: &str| note(pitch, "eighth", 4, triple);
+    let bar = [third("C5"), third("D5"), third("E5"), note("F5", "half", 36, "<dot/>")].concat();
+    let written = write_musicxml(&read(&tune(FOUR_FOUR, &[&bar])));
+    assert!(written.contains("<tuplet type=\"start\" bracket=\"no\"/>"), "{written}");
+}
+
+#[test]
+fn thirds_that_the_files_divisions_round_are_thirds() {
+    let triple =
+        "<time-modification><actual-notes>3</actual-notes><normal-notes>2</normal-notes></time-modification>";
+    let third = |pitch: &str, lasts: u32| note(pitch, "eighth", lasts, triple);
+    let bar = [third("C5", 85), third("D5", 85), third("E5", 86), note("F5", "half", 768, "<dot/>")].concat();
+    let text = tune(FOUR_FOUR, &[&bar, &bar]).replace("<divisions>12", "<divisions>256");
+    let score = read(&text);
+    let onsets: Vec<i64> = score.parts[0].notes.iter().map(|note| note.onset).collect();
+    assert_eq!(onsets, [0, Q / 3, 2 * Q / 3, Q, 4 * Q, 4 * Q + Q / 3, 4 * Q + 2 * Q / 3, 5 * Q]);
+    let other = read(&text.replace("<actual-notes>3", "<actual-notes>5"));
+    assert_eq!(other.parts[0].notes[1].onset, (Q * 85 + 128) / 256, "no fifth's length: as the file counts");
 }

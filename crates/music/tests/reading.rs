@@ -278,6 +278,29 @@ const PARTWISE: &str = "<score-partwise><part-list><score-part id='P1'><part-nam
     </part></score-partwise>";
 
 #[test]
+fn a_slip_beyond_a_bar_that_another_part_fills_does_not_push_the_parts_apart() {
+    let durations = |first: u32, last: u32| {
+        let divisions = "<attributes><divisions>12</divisions></attributes>";
+        let part = |id: &str, duration: u32, more: &str| {
+            let bar = note("C5", duration, "");
+            let next = note("D5", 48, "");
+            format!(
+                "<part id='{id}'><measure number='1'>{divisions}{bar}{more}</measure><measure number='2'>{next}</measure></part>"
+            )
+        };
+        let more = if last > 0 { note("E5", last, "") } else { String::new() };
+        let text =
+            format!("<score-partwise>{}{}</score-partwise>", part("a", first, &more), part("b", 48, ""));
+        let score = read(&text);
+        let ends: Vec<i64> = score.parts[0].notes.iter().map(Note::end).collect();
+        (score.measures[0].duration * 12 / TICKS_PER_QUARTER, ends[0] * 12 / TICKS_PER_QUARTER)
+    };
+    assert_eq!(durations(50, 0), (48, 48), "a sixth of a quarter too long");
+    assert_eq!(durations(51, 0), (51, 51), "a sixteenth is no slip");
+    assert_eq!(durations(48, 2), (50, 48), "a note behind the bar is kept");
+}
+
+#[test]
 fn timewise_and_partwise_are_the_same_score() {
     let (timewise, partwise) = (TIMEWISE.replace("[two]", TWO), PARTWISE.replace("[two]", TWO));
     let score = read(&timewise);

@@ -27,7 +27,12 @@ pub(super) struct Setting<'a> {
 }
 
 /// The given parts as they are, with the sung ones between them. `given` is by voice the part's index.
+/// The measures have the signatures of the first given part.
 pub(super) fn harmonized(score: &Score, given: &[Option<usize>; VOICES], setting: Setting<'_>) -> Score {
+    let mut score = score.clone();
+    if let Some(lead) = given.iter().flatten().next() {
+        score.sign_by(*lead);
+    }
     let part = |(voice, index): (usize, &Option<usize>)| Part {
         id: format!("P{}", voice + 1),
         name: PART_NAMES[voice].into(),
@@ -35,7 +40,7 @@ pub(super) fn harmonized(score: &Score, given: &[Option<usize>; VOICES], setting
         ..index.map_or_else(Part::default, |index| score.parts[index].clone())
     };
     let parts = given.iter().enumerate().map(part).collect();
-    let mut piece = Score { parts, ..score.clone() };
+    let mut piece = Score { parts, ..score };
     // Of the given notes and the measures: other parts of the score, and rests after its end, may reach further.
     let end = piece.duration();
     for voice in (0..VOICES).filter(|&voice| given[voice].is_none()) {

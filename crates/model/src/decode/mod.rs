@@ -24,7 +24,7 @@ pub use assemble::PART_NAMES;
 pub use melody::{Melody, MelodyError};
 pub use phrases::Phrases;
 pub use search::{Beam, Decoded, NextToken, Run, Sampling, Search, Stuck};
-pub use task::{RANGES, Ranges, Rules, Task, Unknown, VOICES};
+pub use task::{RANGES, Ranges, Rules, Task, Unknown, VOICES, parse_ranges};
 pub use tonality::{Tonality, parse_key};
 pub use vocabulary::{Vocabulary, VocabularyError};
 pub use voices::Sung;

@@ -50,6 +50,18 @@ pub type Ranges = [(u8, u8); VOICES];
 /// The voices' ranges in Bach's chorales.
 pub const RANGES: Ranges = [(60, 81), (53, 74), (48, 69), (36, 64)];
 
+/// Reads the ranges of S, A, T, B: "60-81,53-74,48-69,36-64".
+#[must_use]
+pub fn parse_ranges(text: &str) -> Option<Ranges> {
+    let range = |text: &str| {
+        let (low, high) = text.split_once('-')?;
+        let (low, high) = (low.trim().parse::<u8>().ok()?, high.trim().parse::<u8>().ok()?);
+        (low <= high && high < 128).then_some((low, high))
+    };
+    let ranges: Vec<(u8, u8)> = text.split(',').map(range).collect::<Option<_>>()?;
+    ranges.try_into().ok()
+}
+
 /// What free voices are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {

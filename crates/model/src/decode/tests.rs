@@ -1,7 +1,7 @@
 //! From melody to score and back, with noise in place of a model.
 
 use kapell_music::encode::encode_voices;
-use kapell_music::score::{KeySignature, Measure, Notation, Note, TICKS_PER_QUARTER};
+use kapell_music::score::{KeySignature, Measure, Mode, Notation, Note, Part, Signatures, TICKS_PER_QUARTER};
 use kapell_music::write::spelling::spell;
 use proptest::prelude::*;
 
@@ -41,8 +41,7 @@ pub(super) fn score_of(notes: Vec<Note>, fifths: i8) -> Score {
         key: KeySignature { fifths, mode: None },
         ..Measure::default()
     };
-    let part =
-        kapell_music::score::Part { id: "X".into(), name: "Voice".into(), notes, ..Default::default() };
+    let part = Part { id: "X".into(), name: "Voice".into(), notes, ..Default::default() };
     Score { parts: vec![part], measures: vec![measure], ..Score::default() }
 }
 
@@ -108,6 +107,21 @@ fn a_piece_has_four_named_parts_and_the_melodys_measures() {
     assert_eq!(piece.score.measures, score.measures);
     assert_eq!(piece.frames, 16);
     assert_eq!(piece.transposition, -5);
+}
+
+#[test]
+fn the_measures_have_the_given_parts_signatures() {
+    let mut score = score_of(line(&[(72, 0.0, 1.0), (74, 1.0, 3.0)]), 1);
+    let key = KeySignature { fifths: -2, mode: Some(Mode::Minor) };
+    let own = Signatures { key, time: (2, 2), ..Signatures::default() };
+    score.parts.push(Part { name: "Voice".into(), ..score.parts[0].clone() });
+    score.parts[1].signatures.insert(0, own.clone());
+    let mut model = noise();
+    let vocabulary = Arc::clone(&model.0);
+    let piece =
+        harmonize(&mut model, &vocabulary, Request::of_melody(&score, 1), Search::Greedy).expect("a piece");
+    assert_eq!(piece.score.measures[0].signatures(), own);
+    assert!(piece.score.parts.iter().all(|part| part.signatures.is_empty()));
 }
 
 #[test]

@@ -79,16 +79,34 @@ pub fn tonality_of(score: &Score, part: &Part) -> Tonality {
     let alone = Score { parts: vec![part.clone()], ..Score::default() };
     let heard = find_key(&alone);
     let start = part.notes.first().map_or(0, |note| note.onset);
-    let declared =
-        score.measures.iter().rev().find(|measure| measure.start <= start).map(|measure| measure.key);
-    match declared {
-        Some(signature) if is_declared(signature, &part.notes) => {
-            let fifths = signature.fifths.clamp(-7, 7);
-            let mode = signature.mode.unwrap_or_else(|| mode_of(fifths, heard, &part.notes));
-            Tonality { key: key_of(fifths, mode), fifths, source: Source::Declared }
-        }
-        _ => Tonality { key: heard, fifths: fifths_of(heard), source: Source::Analysed },
+    let measure = score.measures.iter().rev().find(|measure| measure.start <= start);
+    let analysed = Tonality { key: heard, fifths: fifths_of(heard), source: Source::Analysed };
+    let Some(measure) = measure else { return analysed };
+    let mut own = part.signatures_in(measure);
+    // Another part may say more of the same signature.
+    own.key.mode = own.key.mode.or(measure.key.mode.filter(|_| measure.key.fifths == own.key.fifths));
+    if own.mode.is_none() && !is_declared(own.key, &part.notes) {
+        return analysed;
     }
+    let fifths = own.key.fifths.clamp(-7, 7);
+    let key = own.mode.and_then(|name| modal_key(fifths, &name)).unwrap_or_else(|| {
+        key_of(fifths, own.key.mode.unwrap_or_else(|| mode_of(fifths, heard, &part.notes)))
+    });
+    Tonality { key, fifths, source: Source::Declared }
+}
+
+/// A church mode as what it is closest to: major or minor by its third, on its own final.
+fn modal_key(fifths: i8, name: &str) -> Option<Key> {
+    let (above, mode) = match name {
+        "dorian" => (2, Mode::Minor),
+        "phrygian" => (4, Mode::Minor),
+        "lydian" => (5, Mode::Major),
+        "mixolydian" => (7, Mode::Major),
+        "locrian" => (11, Mode::Minor),
+        _ => return None,
+    };
+    let tonic = u8::try_from((i16::from(fifths) * 7 + above).rem_euclid(12)).unwrap_or(0);
+    Some(Key { tonic, mode })
 }
 
 /// Readers give "no sharps, no mode" both to a score that says so and to one that says nothing.
@@ -141,7 +159,7 @@ pub fn key_name(tonality: Tonality) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kapell_music::score::{Measure, Pitch, TICKS_PER_QUARTER};
+    use kapell_music::score::{Measure, Pitch, Signatures, TICKS_PER_QUARTER};
 
     fn melody(midis: &[u8]) -> Part {
         let note = |(at, &midi): (i64, &u8)| Note {
@@ -216,6 +234,33 @@ mod tests {
         assert_eq!(major.key, Key { tonic: 7, mode: Mode::Major });
         let minor = tonality_of(&declared(1, None), &melody(&[64, 66, 67, 71, 64, 71, 63, 64]));
         assert_eq!(minor.key, Key { tonic: 4, mode: Mode::Minor });
+    }
+
+    #[test]
+    fn a_church_mode_is_declared_and_keeps_its_final() {
+        let told = |fifths: i8, name: &str| {
+            let mut score = declared(fifths, None);
+            score.measures[0].notation.mode = Some(name.to_owned());
+            let found = tonality_of(&score, &melody(&G_MAJOR));
+            (found.key.tonic, found.key.mode, found.fifths, found.source)
+        };
+        assert_eq!(told(0, "dorian"), (2, Mode::Minor, 0, Source::Declared));
+        assert_eq!(told(-1, "mixolydian"), (0, Mode::Major, -1, Source::Declared));
+        assert_eq!(told(1, "phrygian"), (11, Mode::Minor, 1, Source::Declared));
+        assert_eq!(told(2, "hypo"), (2, Mode::Major, 2, Source::Declared), "by the signature");
+    }
+
+    #[test]
+    fn a_parts_own_signature_is_believed_before_the_scores() {
+        let score = declared(0, Some(Mode::Major));
+        let key = KeySignature { fifths: -3, mode: Some(Mode::Minor) };
+        let mut part = melody(&G_MAJOR);
+        part.signatures.insert(0, Signatures { key, ..Signatures::default() });
+        assert_eq!(tonality_of(&score, &part).fifths, -3);
+        let unsaid = KeySignature { fifths: 0, mode: None };
+        part.signatures.insert(0, Signatures { key: unsaid, ..Signatures::default() });
+        let found = tonality_of(&score, &part);
+        assert_eq!((found.key, found.source), (Key { tonic: 0, mode: Mode::Major }, Source::Declared));
     }
 
     #[test]

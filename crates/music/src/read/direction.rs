@@ -32,6 +32,9 @@ const JUMP_WORDS: [&str; 9] =
 /// Of a `sound`, beside the jumps.
 const SOUND: [&str; 2] = ["forward-repeat", "dynamics"];
 
+/// What a bar line says, in the order that MusicXML has it.
+const BAR_LINE: [&str; 7] = ["bar-style", "wavy-line", "segno", "coda", "fermata", "ending", "repeat"];
+
 /// A direction and its place in its measure.
 pub(super) struct DirectionDraft {
     pub(super) at: Quarters,
@@ -102,6 +105,8 @@ impl DirectionDraft {
     fn sound(&mut self, mut sound: Markup) -> Option<Markup> {
         sound.children.clear();
         sound.attributes.retain(|(key, _)| JUMPS.contains(&key.as_str()) || SOUND.contains(&key.as_str()));
+        let is_loudness = |text: &str| text.trim().parse::<f64>().is_ok_and(|loudness| loudness >= 0.0);
+        sound.attributes.retain(|(key, value)| key != "dynamics" || is_loudness(value));
         let tempo = sound.attribute("tempo").and_then(|text| text.trim().parse::<f64>().ok());
         let tempo = tempo.filter(|tempo| *tempo > 0.0 && *tempo < 10_000.0);
         if tempo.is_none() {
@@ -162,7 +167,7 @@ pub(super) fn barline(
     index: usize,
     at: Quarters,
 ) -> Result<(), ReadError> {
-    let line = document.xml.markup(element)?;
+    let line = styled(document.xml.markup(element)?);
     let repeat = line.child("repeat").and_then(|repeat| repeat.attribute("direction"));
     let measure = &mut document.measures[index].measure;
     match repeat {
@@ -179,9 +184,33 @@ pub(super) fn barline(
         }
         _ => &mut measure.notation.right,
     };
-    // Of several parts the one that says most has it right: often only the first has the endings.
-    if side.as_ref().is_none_or(|known| known.children.len() < line.children.len()) {
-        *side = Some(line);
-    }
+    // Of several lines here the one that says most has it right: often only the first part has the endings.
+    *side = Some(match side.take() {
+        None => line,
+        Some(known) if known.children.len() < line.children.len() => merged(line, known),
+        Some(known) => merged(known, line),
+    });
     Ok(())
+}
+
+/// A bar line with a style: what says none is taken for what its repeat needs, else for a plain one.
+fn styled(mut line: Markup) -> Markup {
+    if line.child("bar-style").is_none() {
+        let style = match line.child("repeat").and_then(|repeat| repeat.attribute("direction")) {
+            Some("forward") => "heavy-light",
+            Some(_) => "light-heavy",
+            None => "regular",
+        };
+        line.children.insert(0, Markup { text: style.to_owned(), ..Markup::new("bar-style") });
+    }
+    line
+}
+
+/// A bar line with what another one in the same place says beside it.
+fn merged(mut line: Markup, other: Markup) -> Markup {
+    let new: Vec<Markup> =
+        other.children.into_iter().filter(|child| line.child(&child.name).is_none()).collect();
+    line.children.extend(new);
+    line.children.sort_by_key(|child| BAR_LINE.iter().position(|name| *name == child.name));
+    line
 }

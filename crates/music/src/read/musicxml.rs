@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::score::{Credit, Measure, Part, Score, TICKS_PER_QUARTER};
+use crate::score::{Credit, Measure, Part, Score, Signatures, TICKS_PER_FRAME, TICKS_PER_QUARTER};
 
 use super::direction::DirectionDraft;
 use super::part::PartReader;
-use super::signatures::Signatures;
 use super::time::Quarters;
 use super::xml::{Element, Xml};
 use super::{Place, ReadError};
@@ -17,6 +16,9 @@ const MEASURES_MAX: usize = 100_000;
 /// A day of music.
 const TICKS_MAX: i64 = 100_000 * TICKS_PER_QUARTER;
 
+/// What a part may be too long by mistake, in ticks: less than a sixteenth.
+const SLIP_MAX: i64 = TICKS_PER_FRAME;
+
 /// A measure while its parts are still being read.
 pub(super) struct MeasureDraft {
     pub(super) measure: Measure,
@@ -25,6 +27,9 @@ pub(super) struct MeasureDraft {
     notes: Reach,
     /// How far the parts that only rest do.
     rests: Reach,
+    /// A part ends with the bar, and none begins a note behind it.
+    full: bool,
+    beyond: bool,
     /// The id of the part whose signatures are the measure's: the first to have it.
     defining_part: Option<String>,
 }
@@ -46,11 +51,18 @@ impl MeasureDraft {
     pub(super) fn reach(&mut self, filled: Quarters, sounded: Quarters, notes: bool) {
         let reach = if notes { &mut self.notes } else { &mut self.rests };
         *reach = Reach { filled: reach.filled.max(filled), sounded: reach.sounded.max(sounded) };
+        self.full |= sounded.ticks() == Some(bar_ticks(self.measure.time));
+    }
+
+    /// Where in the measure a part's last note begins.
+    pub(super) fn begins(&mut self, onset: Quarters) {
+        self.beyond |= onset.ticks().is_none_or(|onset| onset >= bar_ticks(self.measure.time));
     }
 
     /// What the measure lasts, in ticks; none where that is beyond all measure.
     ///
-    /// The longest part counts. But old Finale files fill up incomplete measures by a jump forward, which is no
+    /// The longest part counts, unless it is a slip beyond a bar that another one fills: thirds that were rounded up, a
+    /// hidden trill. But old Finale files fill up incomplete measures by a jump forward, which is no
     /// music; and a rest for a whole measure can be written longer than the measure is.
     fn ticks(&self, incomplete: bool) -> Option<i64> {
         let bar = bar_ticks(self.measure.time);
@@ -58,20 +70,16 @@ impl MeasureDraft {
             true => reach.sounded.ticks(),
             false => reach.filled.ticks(),
         };
-        let (notes, rests) = (length(&self.notes)?, length(&self.rests)?.min(bar));
+        let (mut notes, rests) = (length(&self.notes)?, length(&self.rests)?.min(bar));
+        if self.full && !self.beyond && (bar..bar.saturating_add(SLIP_MAX)).contains(&notes) {
+            notes = bar;
+        }
         match (notes, rests) {
             (0, 0) => Some(bar),
             (0, rests) => Some(rests),
             (notes, _) if incomplete => Some(notes),
             (notes, rests) => Some(notes.max(rests)),
         }
-    }
-
-    pub(super) fn sign(&mut self, signatures: Signatures) {
-        self.measure.time = signatures.time;
-        self.measure.key = signatures.key;
-        self.measure.notation.time = signatures.time_markup;
-        self.measure.notation.mode = signatures.mode;
     }
 
     fn finish(self) -> Measure {
@@ -300,9 +308,11 @@ impl Document<'_> {
             directions: Vec::new(),
             notes: NO_REACH,
             rests: NO_REACH,
+            full: false,
+            beyond: false,
             defining_part: self.place.part.clone(),
         };
-        draft.sign(signatures);
+        draft.measure.sign(signatures);
         self.measures.push(draft);
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! A note of MusicXML as it is written, and its place on the time line.
 
-use crate::score::{Grace, Lyric, Markup, Measure, Notation, Note, NoteValue, Pitch, Rest, Tuplet};
+use crate::score::{
+    Grace, Lyric, Markup, Measure, NOTE_VALUES, Notation, Note, NoteValue, Pitch, Rest, TICKS_PER_QUARTER,
+    Tuplet,
+};
 
 use super::ReadError;
 use super::lyric::lyric;
@@ -36,6 +39,7 @@ pub(super) struct WrittenNote {
     pub(super) slash: bool,
     pub(super) cue: bool,
     pub(super) chord: bool,
+    pub(super) hidden: bool,
     pub(super) rest: bool,
     /// A rest for the whole measure.
     pub(super) whole_measure: bool,
@@ -57,8 +61,9 @@ pub(super) struct WrittenNote {
 
 impl WrittenNote {
     /// Reads the open `note` element to its end.
-    pub(super) fn read(document: &mut Document<'_>) -> Result<Self, ReadError> {
-        let mut note = Self { staff: 1, ..Self::default() };
+    pub(super) fn read(document: &mut Document<'_>, element: &Element<'_>) -> Result<Self, ReadError> {
+        let hidden = document.xml.attribute(element, "print-object")?.as_deref() == Some("no");
+        let mut note = Self { staff: 1, hidden, ..Self::default() };
         let mut tied = (false, false);
         let mut has_ties = false;
         while let Some(child) = document.xml.child()? {
@@ -127,6 +132,23 @@ impl WrittenNote {
         Ok(())
     }
 
+    /// What a tuplet's note lasts exactly: divisions that have no thirds round them, and it says what it is.
+    pub(super) fn unrounded(&self, counted: Quarters, divisions: Quarters) -> Quarters {
+        let exact = || {
+            let Tuplet { actual, normal, .. } = self.value.tuplet.as_ref()?;
+            let (_, plain) = NOTE_VALUES.iter().find(|(name, _)| *name == self.value.name)?;
+            let dots = self.value.dots.min(8);
+            let numerator = i128::from(*plain) * i128::from(*normal) * ((2 << dots) - 1);
+            Quarters::new(numerator, i128::from(TICKS_PER_QUARTER) * i128::from(*actual) * (1 << dots))
+        };
+        let off = |exact: &Quarters| exact.minus(counted).max(counted.minus(*exact));
+        let division = Quarters::ONE.over(divisions);
+        let is_rounding = |exact: &Quarters| {
+            off(exact) < division && off(exact) <= exact.over(Quarters::SIXTEEN) && counted > Quarters::ZERO
+        };
+        exact().filter(is_rounding).unwrap_or(counted)
+    }
+
     fn value(&self) -> Option<NoteValue> {
         Some(self.value.clone()).filter(|value| !value.name.is_empty())
     }
@@ -135,7 +157,7 @@ impl WrittenNote {
     pub(super) fn notation(&mut self, graces: Vec<Grace>) -> Notation {
         let value = self.value();
         let (lyrics, marks) = (std::mem::take(&mut self.lyrics), std::mem::take(&mut self.marks));
-        Notation { value, lyrics, graces, graces_after: Vec::new(), marks }
+        Notation { value, lyrics, graces, graces_after: Vec::new(), marks, hidden: self.hidden }
     }
 
     /// As a grace note of that pitch.
@@ -179,6 +201,8 @@ pub(super) struct NoteDraft {
     pub(super) end: Quarters,
     /// None: a rest.
     pub(super) pitch: Option<Pitch>,
+    /// Not for this part to play: a rest to it.
+    pub(super) cue: bool,
     pub(super) voice: u8,
     pub(super) staff: u8,
     pub(super) tie_from: bool,
@@ -195,13 +219,12 @@ pub(super) enum Placed {
 }
 
 impl NoteDraft {
-    /// On the time line; none where it is shorter than a tick. Measures are known to be at least as long as their
-    /// notes, so that nothing overflows; a rest may be longer than its measure, and ends with it.
+    /// On the time line; none where it is shorter than a tick. What is longer than its measure ends with it.
     pub(super) fn placed(self, measures: &[Measure]) -> Option<Placed> {
         let measure = measures.get(self.measure)?;
         let (onset, mut end) = (self.onset.ticks()?, self.end.ticks()?);
         let mut notation = self.notation;
-        let Some(pitch) = self.pitch else {
+        let Some(pitch) = self.pitch.filter(|_| !self.cue) else {
             if end > measure.duration {
                 end = measure.duration;
                 notation.value = None;
@@ -209,11 +232,12 @@ impl NoteDraft {
             let duration = end.checked_sub(onset).filter(|duration| *duration > 0)?;
             let onset = measure.start.checked_add(onset)?;
             let (voice, measure) = (self.voice, self.whole_measure);
-            return Some(Placed::Rest(Rest { onset, duration, voice, measure, notation }));
+            let cue = self.pitch.into_iter().collect();
+            return Some(Placed::Rest(Rest { onset, duration, voice, measure, cue, notation }));
         };
         Some(Placed::Note(Note {
             onset: measure.start.checked_add(onset)?,
-            duration: end.checked_sub(onset).filter(|duration| *duration > 0)?,
+            duration: end.min(measure.duration).checked_sub(onset).filter(|duration| *duration > 0)?,
             pitch,
             tie_from: self.tie_from,
             tie_to: self.tie_to,

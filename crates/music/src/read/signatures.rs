@@ -6,25 +6,10 @@ use super::ReadError;
 use super::musicxml::Document;
 use super::xml::Element;
 
-/// What holds in a part until it says otherwise.
-#[derive(Clone)]
-pub(super) struct Signatures {
-    pub(super) time: (u32, u32),
-    /// As written, where that is more than two numbers.
-    pub(super) time_markup: Option<Markup>,
-    /// As it sounds.
-    pub(super) key: KeySignature,
-    /// Its mode's name, where that is neither major nor minor.
-    pub(super) mode: Option<String>,
-}
-
-/// What a part starts with before it has said anything.
-impl Default for Signatures {
-    fn default() -> Self {
-        let key = KeySignature { fifths: 0, mode: None };
-        Self { time: (4, 4), time_markup: None, key, mode: None }
-    }
-}
+/// Characters of a mode's name, at most.
+const MODE_MAX: usize = 40;
+/// Characters of what a time signature says, at most.
+const TIME_MAX: usize = 400;
 
 /// Reads the open `key` element to its end: the key, and its mode's name where that is neither major nor minor.
 pub(super) fn key(document: &mut Document<'_>) -> Result<Option<(KeySignature, Option<String>)>, ReadError> {
@@ -43,7 +28,7 @@ pub(super) fn key(document: &mut Document<'_>) -> Result<Option<(KeySignature, O
                 let text = document.xml.content()?;
                 mode = mode_named(&text);
                 let plain = text.is_empty() || text == "none" || ["major", "minor"].contains(&text.as_str());
-                name = (!plain).then_some(text);
+                name = (!plain && text.len() <= MODE_MAX).then_some(text);
             }
             _ => document.xml.skip()?,
         }
@@ -83,7 +68,9 @@ pub(super) fn time(document: &mut Document<'_>, element: &Element<'_>) -> Result
     let plain = markup.attributes.is_empty()
         && markup.children.len() == 2
         && markup.children.iter().all(|child| !child.text.contains('+'));
-    Ok((numbers, (!plain && !markup.children.is_empty()).then_some(markup)))
+    let length: usize = markup.children.iter().map(|child| child.text.len()).sum();
+    let kept = !plain && !markup.children.is_empty() && length <= TIME_MAX;
+    Ok((numbers, kept.then_some(markup)))
 }
 
 /// Reads the open `clef` element to its end; the staff that it is for, from 1.

@@ -58,6 +58,8 @@ pub struct Notation {
     pub graces_after: Vec<Grace>,
     /// Fermatas with their shape, slurs, articulations, ornaments, brackets of tuplets, written accidentals.
     pub marks: Vec<Markup>,
+    /// It sounds and is not printed, such as a trill's notes.
+    pub hidden: bool,
 }
 
 impl Notation {
@@ -222,6 +224,8 @@ pub struct Rest {
     pub voice: u8,
     /// For the whole measure.
     pub measure: bool,
+    /// Small notes in its place: what another part sounds meanwhile.
+    pub cue: Vec<Pitch>,
     pub notation: Notation,
 }
 

@@ -1,6 +1,7 @@
 //! Notes on a time line, cut into what can be written: pieces within a measure, each of one note value.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::score::{Measure, Notation, Note, NoteValue, Part, Rest, Score};
 
@@ -83,6 +84,15 @@ pub(super) struct Event<'a> {
     pub(super) bracket: (bool, bool),
 }
 
+impl Event<'_> {
+    /// Whether the file says that a tuplet begins or ends here.
+    fn has_bracket(&self) -> bool {
+        let of_notes = self.notes.iter().map(|note| &note.notation);
+        let mut all = of_notes.chain(self.rest.map(|rest| &rest.notation));
+        self.as_written && all.any(|notation| notation.marks.iter().any(|mark| mark.name == "tuplet"))
+    }
+}
+
 /// A part's notes and rests as lines in which nothing overlaps: the file's voices, and as many more as it takes. Notes
 /// of one voice, onset and duration are a chord.
 pub(super) fn lines(part: &Part) -> Vec<Vec<Item<'_>>> {
@@ -106,19 +116,41 @@ pub(super) fn lines(part: &Part) -> Vec<Vec<Item<'_>>> {
     let mut lines = Vec::new();
     for items in by_voice.values_mut() {
         items.sort_by_key(|item| (item.onset, item.rest.is_some(), item.duration));
-        let mut of_voice: Vec<Vec<Item<'_>>> = Vec::new();
-        for item in items.drain(..) {
-            let fits = |line: &Vec<Item<'_>>| line.last().is_none_or(|last| last.end() <= item.onset);
-            match of_voice.iter().position(fits) {
-                Some(line) => of_voice[line].push(item),
-                // A rest beside a note of the same voice is none.
-                None if item.rest.is_some() && !of_voice.is_empty() => {}
-                None => of_voice.push(vec![item]),
-            }
-        }
-        lines.append(&mut of_voice);
+        lines.append(&mut without_overlaps(std::mem::take(items)));
     }
     lines
+}
+
+/// Items in order of onset, each in the first line that is free by then.
+fn without_overlaps(items: Vec<Item<'_>>) -> Vec<Vec<Item<'_>>> {
+    let mut lines: Vec<Vec<Item<'_>>> = Vec::new();
+    // Lines by when they end, and those that have: so many overlapping notes cost no more than others.
+    let mut sounding: BinaryHeap<Reverse<(i64, usize)>> = BinaryHeap::new();
+    let mut free: BinaryHeap<Reverse<usize>> = BinaryHeap::new();
+    for item in items {
+        while let Some(&Reverse((_, line))) = sounding.peek().filter(|line| line.0.0 <= item.onset) {
+            sounding.pop();
+            free.push(Reverse(line));
+        }
+        let line = match free.pop() {
+            Some(Reverse(line)) => line,
+            // A rest beside a note of the same voice is none.
+            None if item.rest.is_some() && !lines.is_empty() => continue,
+            None => {
+                lines.push(Vec::new());
+                lines.len() - 1
+            }
+        };
+        sounding.push(Reverse((item.end(), line)));
+        lines[line].push(item);
+    }
+    lines
+}
+
+/// Whether a line has nothing in a measure.
+pub(super) fn is_empty(line: &[Item<'_>], measure: &Measure) -> bool {
+    let first = line.partition_point(|item| item.end() <= measure.start);
+    line.get(first).is_none_or(|item| item.onset >= measure.start + measure.duration)
 }
 
 /// The events of one line within one measure, gaps included; nothing at all gives one gap or more.
@@ -157,6 +189,8 @@ fn pieces<'a>(
         (None, Some(_)) => beats.cut_rest(at, length),
         (None, None) => beats.cut_note(at, length),
     };
+    // What no note values add up to stays whole, without one.
+    let lengths = if lengths.iter().all(|&piece| value(piece).is_some()) { lengths } else { vec![length] };
     let mut piece_onset = onset;
     for duration in lengths {
         events.push(Event {
@@ -184,11 +218,12 @@ fn gaps(events: &mut Vec<Event<'_>>, beats: Beats, measure: &Measure, from: i64,
     }
 }
 
-/// Puts brackets over runs of tuplets that have none: each as long as a plain value.
+/// Says where runs of tuplets begin and end that do not say so: each is as long as a plain value.
 fn bracket(events: &mut [Event<'_>]) {
+    let is_said = events.iter().any(Event::has_bracket);
     let ratio = |event: &Event<'_>| {
         let tuplet = event.value.as_ref().and_then(|value| value.tuplet.as_ref());
-        tuplet.filter(|_| !event.as_written).map(|tuplet| (tuplet.actual, tuplet.normal))
+        tuplet.filter(|_| !(event.as_written && is_said)).map(|tuplet| (tuplet.actual, tuplet.normal))
     };
     let mut run: Option<(usize, i64)> = None;
     for at in 0..events.len() {

@@ -107,7 +107,8 @@ fn write_part(xml: &mut Xml, score: &Score, part: &Part, measures: &[Measure], i
     for (i, measure) in measures.iter().enumerate() {
         let implicit = if measure.implicit { " implicit=\"yes\"" } else { "" };
         xml.open("measure", &format!(" number=\"{}\"{implicit}", escape(&measure.number)));
-        writer.attributes(xml, measure, i.checked_sub(1).map(|before| &measures[before]));
+        let before = i.checked_sub(1).map(|before| &measures[before]);
+        writer.attributes(xml, measure, before);
         if let (0, true, false, Some(tempo)) = (i, is_first, said, score.tempo) {
             write_tempo(xml, tempo);
         }
@@ -121,7 +122,8 @@ fn write_part(xml: &mut Xml, score: &Score, part: &Part, measures: &[Measure], i
 /// The fewest divisions of a quarter that make everything that is written a whole number of them.
 fn divisions(lines: &[Vec<Item<'_>>], score: &Score, measures: &[Measure]) -> i64 {
     let pieces = lines.iter().flat_map(|line| {
-        measures.iter().flat_map(|measure| layout::events(line, measure)).map(|event| event.duration)
+        let sounding = measures.iter().filter(|measure| !layout::is_empty(line, measure));
+        sounding.flat_map(|measure| layout::events(line, measure)).map(|event| event.duration)
     });
     let of_measures = measures.iter().flat_map(|measure| {
         let directions = measure.notation.directions.iter();
@@ -142,17 +144,19 @@ impl<'a> PartWriter<'a> {
     }
 
     fn attributes(&mut self, xml: &mut Xml, measure: &Measure, before: Option<&Measure>) {
-        let notation = &measure.notation;
-        let key = (measure.key, notation.mode.as_deref());
-        let new_key = before.is_none_or(|before| {
+        let here = self.part.signatures_in(measure);
+        let key = key_markup(here.key, here.mode.as_deref());
+        let known = before.map(|before| (before, self.part.signatures_in(before)));
+        let new_key = known.as_ref().is_none_or(|(before, known)| {
             // A change inside the measure before may have said it already.
             let inside = before.notation.directions.iter().rev().filter_map(|d| d.markup.as_ref());
             match { inside }.find_map(|markup| markup.child("key")) {
-                Some(said) => *said != key_markup(key.0, key.1),
-                None => (before.key, before.notation.mode.as_deref()) != key,
+                Some(said) => *said != key,
+                None => (known.key, &known.mode) != (here.key, &here.mode),
             }
         });
-        let new_time = before.is_none_or(|b| (b.time, &b.notation.time) != (measure.time, &notation.time));
+        let new_time =
+            known.is_none_or(|(_, known)| (known.time, &known.time_markup) != (here.time, &here.time_markup));
         let mut clef = None;
         while let Some(next) = self.clefs.as_slice().first().filter(|clef| clef.onset <= measure.start) {
             (clef, _) = (Some(next), self.clefs.next());
@@ -165,15 +169,15 @@ impl<'a> PartWriter<'a> {
             xml.leaf("divisions", &self.divisions.to_string());
         }
         if new_key {
-            xml.markup(&key_markup(key.0, key.1));
+            xml.markup(&key);
         }
-        match &notation.time {
+        match &here.time_markup {
             _ if !new_time => {}
             Some(time) => xml.markup(time),
             None => {
                 xml.open("time", "");
-                xml.leaf("beats", &measure.time.0.to_string());
-                xml.leaf("beat-type", &measure.time.1.to_string());
+                xml.leaf("beats", &here.time.0.to_string());
+                xml.leaf("beat-type", &here.time.1.to_string());
                 xml.close("time");
             }
         }
@@ -231,6 +235,9 @@ impl<'a> PartWriter<'a> {
         measure: &Measure,
         signs: &mut Vec<Sign>,
     ) {
+        if number > 1 && layout::is_empty(line, measure) {
+            return;
+        }
         let events = layout::events(line, measure);
         let silent = events.iter().all(|event| event.notes.is_empty());
         let marked =
@@ -375,8 +382,16 @@ fn barline_left(xml: &mut Xml, measure: &Measure) {
     }
 }
 
+/// An ending's stop has an element of its own: LilyPond's musicxml2ly takes a repeat beside it for a part of the ending.
 fn barline_right(xml: &mut Xml, measure: &Measure, is_last: bool) {
     match &measure.notation.right {
+        Some(line) if line.child("ending").is_some() && line.child("repeat").is_some() => {
+            for other in ["repeat", "ending"] {
+                let mut line = line.clone();
+                line.children.retain(|child| child.name != other);
+                xml.markup(&line);
+            }
+        }
         Some(line) => xml.markup(line),
         None if measure.repeat_end => write_barline(xml, "right", "light-heavy", Some("backward")),
         None if is_last => write_barline(xml, "right", "light-heavy", None),

@@ -30,8 +30,12 @@ pub(super) fn write_event(xml: &mut Xml, event: &Event<'_>, voice: usize, units:
 }
 
 pub(super) fn write_rest(xml: &mut Xml, event: &Event<'_>, voice: usize, units: &str, whole_measure: bool) {
-    xml.open("note", "");
-    xml.line(if whole_measure { "<rest measure=\"yes\"/>" } else { "<rest/>" });
+    let cue = event.rest.map_or(&[][..], |rest| &rest.cue);
+    xml.open("note", printed(event.rest.is_some_and(|rest| rest.notation.hidden)));
+    match cue.first() {
+        Some(pitch) => write_cue(xml, *pitch, false),
+        None => xml.line(if whole_measure { "<rest measure=\"yes\"/>" } else { "<rest/>" }),
+    }
     xml.leaf("duration", units);
     xml.leaf("voice", &voice.to_string());
     let marks = event.rest.map_or(&[][..], |rest| &rest.notation.marks);
@@ -44,10 +48,32 @@ pub(super) fn write_rest(xml: &mut Xml, event: &Event<'_>, voice: usize, units: 
     let lyrics = event.rest.filter(|_| event.first).map_or(&[][..], |rest| &rest.notation.lyrics);
     lyrics.iter().for_each(|lyric| write_lyric(xml, lyric));
     xml.close("note");
+    for pitch in cue.iter().skip(1) {
+        xml.open("note", "");
+        write_cue(xml, *pitch, true);
+        xml.leaf("duration", units);
+        xml.leaf("voice", &voice.to_string());
+        write_type(xml, event.value.as_ref());
+        write_modification(xml, event.value.as_ref());
+        xml.close("note");
+    }
+}
+
+/// The attribute of what is not printed.
+fn printed(hidden: bool) -> &'static str {
+    if hidden { " print-object=\"no\"" } else { "" }
+}
+
+fn write_cue(xml: &mut Xml, pitch: Pitch, chord: bool) {
+    xml.line("<cue/>");
+    if chord {
+        xml.line("<chord/>");
+    }
+    write_pitch(xml, pitch);
 }
 
 fn write_note(xml: &mut Xml, event: &Event<'_>, (index, note): (usize, &Note), voice: usize, units: &str) {
-    xml.open("note", "");
+    xml.open("note", printed(note.notation.hidden));
     if index > 0 {
         xml.line("<chord/>");
     }
@@ -157,7 +183,8 @@ fn write_modification(xml: &mut Xml, value: Option<&NoteValue>) {
 
 /// Ties and marks, and where the event has one a bracket of our own.
 fn write_notations(xml: &mut Xml, event: &Event<'_>, ties: (bool, bool), marks: &[&Markup], brackets: bool) {
-    let begin = Markup::new("tuplet").with("type", "start").with("bracket", "yes");
+    let shown = if event.as_written { "no" } else { "yes" };
+    let begin = Markup::new("tuplet").with("type", "start").with("bracket", shown);
     let end = Markup::new("tuplet").with("type", "stop");
     let mut marks = marks.to_vec();
     if brackets && event.bracket.0 {

@@ -61,6 +61,8 @@ pub(super) fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             // The signs that draw syllables together and hold words apart are white space to Unicode only.
             '\u{a0}' | '\u{202f}' => out.push(c),
+            // As a reference it is a line's end in an attribute, too.
+            '\n' => out.push_str("&#10;"),
             c if c.is_whitespace() => out.push(' '),
             '\u{fffe}' | '\u{ffff}' => {}
             c if c.is_control() => {}
