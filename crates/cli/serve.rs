@@ -70,6 +70,7 @@ fn config(args: &ServeArgs) -> Config {
             requests_max: args.max_requests,
             batch_max: args.max_batch,
             request_time_max: args.request_timeout,
+            client_time_max: args.client_timeout,
             ..Limits::default()
         },
     }

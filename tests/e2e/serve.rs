@@ -208,6 +208,9 @@ fn what_cannot_be_done_is_refused_with_a_status_a_code_and_what_to_do() {
         (harmonize("?melody=twinkle&search=sample&top_p=2", b""), 400, "bad-option", "top_p"),
         (harmonize("?melody=twinkle&search=sample&variations=99", b""), 400, "bad-option", "variations"),
         (harmonize("?melody=twinkle&key=H", b""), 400, "bad-option", "key"),
+        (harmonize("?melody=twinkle&ranges=60-81", b""), 400, "bad-option", "53-74"),
+        (harmonize("?melody=twinkle&no_rules=maybe", b""), 400, "bad-option", "true or false"),
+        (harmonize("?melody=twinkle&beam_width=8&look_ahead=5", b""), 400, "bad-option", "look_ahead"),
         (harmonize("?melody=twinkle&melody=twinkle", b""), 400, "bad-option", "twice"),
         (harmonize("?melody=twinkle&part=Oboe", b""), 422, "bad-melody", "Oboe"),
         (harmonize("?melody=twinkle", &melody("twinkle")), 400, "bad-option", "two melodies"),
@@ -250,6 +253,36 @@ fn who_comes_when_all_places_are_taken_is_told_to_come_back() {
     assert_eq!(server.get("/readyz").status, 200);
     assert_eq!(half.finish().status, 200);
     assert_eq!(server.post("/v1/compose", &[], b"").status, 200);
+}
+
+#[test]
+fn a_body_that_never_ends_gives_its_place_back() {
+    let house = House::new();
+    let (_daemon, server) = served(&house, &["--max-requests", "1", "--client-timeout", "1s"]);
+    wait_until_ready(&server);
+    let answer = server.begin("/v1/harmonize", &melody("twinkle")).given_up();
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (408, &"slow-client".into()), "{answer}");
+    server.post("/v1/compose?seed=1", &[], b"").ok();
+}
+
+#[test]
+fn voices_are_held_to_the_rules_that_a_request_asks_for() {
+    let house = House::new();
+    let (_daemon, server) = served(&house, &[]);
+    wait_until_ready(&server);
+    let ask = |more: &str| server.post(&format!("/v1/harmonize?melody=twinkle{more}"), &[], b"").ok().json();
+    let bass = |piece: &Value| -> Vec<u64> {
+        let notes = piece["parts"][3]["notes"].as_array().unwrap();
+        notes.iter().map(|note| note[2].as_u64().unwrap()).collect()
+    };
+    let (usual, high) = (ask(""), ask("&ranges=60-81,53-74,48-69,48-60"));
+    assert!(bass(&high).iter().all(|midi| (48..=60).contains(midi)), "{:?}", bass(&high));
+    assert_ne!(bass(&usual), bass(&high));
+    let likelihood = |piece: &Value| piece["log_likelihood"].as_f64().unwrap();
+    let free = ask("&search=greedy&no_rules=true");
+    assert_ne!(likelihood(&free), likelihood(&ask("&search=greedy")));
+    assert_eq!(ask("&look_ahead=1"), usual);
+    ask("&beam_width=2&look_ahead=3");
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(crate) struct ServeArgs {
     /// How long a request may take.
     #[arg(long, value_name = "D", default_value = "2m", value_parser = duration)]
     pub request_timeout: Duration,
+    /// How long a client may take to send its request, and to take each piece of the answer.
+    #[arg(long, value_name = "D", default_value = "20s", value_parser = duration)]
+    pub client_timeout: Duration,
     /// Requests at work at once, waiting ones included; others are told to come back (429).
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_requests: usize,

@@ -1,6 +1,6 @@
 //! The arguments of `harmonize` and `compose` as searches, rules and voices.
 
-use kapell_model::decode::{Beam, RANGES, Ranges, Rules, Sampling, Search};
+use kapell_model::decode::{Beam, RANGES, Rules, Sampling, Search, parse_ranges};
 use kapell_music::voices::VOICE_NAMES;
 
 use super::{HarmonizeArgs, MusicError, SearchKind};
@@ -66,16 +66,6 @@ pub(super) fn rules(args: &HarmonizeArgs) -> Result<Rules, MusicError> {
         Some(text) => parse_ranges(text).ok_or_else(|| MusicError::Ranges(text.clone()))?,
     };
     Ok(Rules { ranges: Some(ranges), ..Rules::default() })
-}
-
-fn parse_ranges(text: &str) -> Option<Ranges> {
-    let range = |text: &str| {
-        let (low, high) = text.split_once('-')?;
-        let (low, high) = (low.trim().parse::<u8>().ok()?, high.trim().parse::<u8>().ok()?);
-        (low <= high && high < 128).then_some((low, high))
-    };
-    let ranges: Vec<(u8, u8)> = text.split(',').map(range).collect::<Option<_>>()?;
-    ranges.try_into().ok()
 }
 
 /// The voices that are given, in the order S A T B.

@@ -45,7 +45,7 @@ function options(composing) {
   if (composing) return body;
   body.append("search", search);
   if (search === "beam") add("beam_width");
-  ["key", "part", "phrases"].forEach(add);
+  ["key", "part", "given", "phrases"].forEach(add);
   if (file) body.append("melody", file, file.name);
   else body.append("melody", form.elements.built_in ? form.elements.built_in.value : "");
   return body;

@@ -1,6 +1,6 @@
 //! The options of a request: the same names and meanings as the command line's flags, from a query, a form or JSON.
 
-use kapell_model::decode::{Beam, Phrases, Sampling, Search, Tonality, parse_key};
+use kapell_model::decode::{Beam, Phrases, Rules, Sampling, Search, Tonality, parse_key, parse_ranges};
 use kapell_music::voices::VOICE_NAMES;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -9,10 +9,11 @@ use crate::Limits;
 use crate::error::ApiError;
 
 /// Names that `harmonize` knows.
-const HARMONIZE: [&str; 11] = [
+const HARMONIZE: [&str; 14] = [
     "melody",
     "search",
     "beam_width",
+    "look_ahead",
     "temperature",
     "top_p",
     "seed",
@@ -21,6 +22,8 @@ const HARMONIZE: [&str; 11] = [
     "given",
     "phrases",
     "variations",
+    "ranges",
+    "no_rules",
 ];
 /// Names that `compose` knows.
 const COMPOSE: [&str; 4] = ["temperature", "top_p", "seed", "variations"];
@@ -49,6 +52,7 @@ pub(crate) struct Plan {
     /// By index, S A T B.
     pub(crate) given: Vec<usize>,
     pub(crate) phrases: Phrases,
+    pub(crate) rules: Rules,
     pub(crate) remarks: Vec<String>,
 }
 
@@ -95,6 +99,7 @@ impl Options {
             part: self.text("part")?,
             given: self.given()?,
             phrases: self.text("phrases")?.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+            rules: self.rules()?,
             ..self.plan(kind, limits)?
         })
     }
@@ -111,18 +116,42 @@ impl Options {
             return Err(ApiError::option("variations are drawn", "set search to sample, or leave it out"));
         }
         // All are read, so that a wrong value is told whatever the search.
-        let (width, draws) = (self.count("beam_width", limits.beam_width_max)?, self.draws(variations)?);
+        let (beam, draws) = (self.beam(limits.beam_width_max)?, self.draws(variations)?);
         let searches = match kind {
-            SearchKind::Beam => {
-                let beam = Beam::default();
-                vec![(Search::Beam(Beam { width: width.unwrap_or(beam.width), ..beam }), None)]
-            }
+            SearchKind::Beam => vec![(Search::Beam(beam), None)],
             SearchKind::Greedy => vec![(Search::Greedy, None)],
             SearchKind::Sample => draws,
         };
         let given = vec![0];
-        let (phrases, remarks) = (Phrases::default(), self.unused(kind));
-        Ok(Plan { kind, searches, tonality: None, part: None, given, phrases, remarks })
+        let (phrases, rules, remarks) = (Phrases::default(), Rules::default(), self.unused(kind));
+        Ok(Plan { kind, searches, tonality: None, part: None, given, phrases, rules, remarks })
+    }
+
+    /// Of no more lines at any time than a beam may be wide.
+    fn beam(&self, width_max: usize) -> Result<Beam, ApiError> {
+        let default = Beam::default();
+        let width = self.count("beam_width", width_max)?.unwrap_or(default.width);
+        let look_ahead = self.count("look_ahead", width_max / width)?.unwrap_or(default.look_ahead);
+        Ok(Beam { width, look_ahead })
+    }
+
+    /// What free voices are held to.
+    fn rules(&self) -> Result<Rules, ApiError> {
+        let ranges = self.text("ranges")?.map(|text| {
+            let wrong = || {
+                ApiError::option(format!("{text:?} are no ranges"), "four, such as 60-81,53-74,48-69,36-64")
+            };
+            parse_ranges(&text).ok_or_else(wrong)
+        });
+        let ranges = ranges.transpose()?;
+        match (self.flag("no_rules")?, ranges) {
+            (true, Some(_)) => {
+                Err(ApiError::option("ranges are rules, and there are none", "leave out no_rules or ranges"))
+            }
+            (true, None) => Ok(Rules::NONE),
+            (false, None) => Ok(Rules::default()),
+            (false, ranges) => Ok(Rules { ranges, ..Rules::default() }),
+        }
     }
 
     fn draws(&self, variations: usize) -> Result<Vec<(Search, Option<u64>)>, ApiError> {
@@ -150,8 +179,8 @@ impl Options {
         if kind != SearchKind::Sample && has(&["temperature", "top_p", "seed"]) {
             remarks.push("temperature, top_p and seed count with search=sample only".to_owned());
         }
-        if kind != SearchKind::Beam && has(&["beam_width"]) {
-            remarks.push("beam_width counts with search=beam only".to_owned());
+        if kind != SearchKind::Beam && has(&["beam_width", "look_ahead"]) {
+            remarks.push("beam_width and look_ahead count with search=beam only".to_owned());
         }
         remarks
     }
@@ -203,6 +232,17 @@ impl Options {
             Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
             Some(_) => Err(ApiError::option(format!("{name} is a text"), "")),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        if let Some(Value::Bool(is)) = self.0.get(name) {
+            return Ok(*is);
+        }
+        match self.text(name)?.as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(other) => Err(ApiError::option(format!("{name} is true or false, not {other:?}"), "")),
         }
     }
 

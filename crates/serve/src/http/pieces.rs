@@ -158,8 +158,8 @@ async fn melody(app: &Arc<App>, asked: Asked, plan: &Plan, model: &Loaded) -> Re
             return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too-long", message, hint));
         }
         let (given, which) = choose_parts(&score, &plan.given, plan.part.as_deref())?;
-        let Plan { tonality, phrases, .. } = plan;
-        let setting = Setting { score: &score, given, tonality, phrases, rules: Rules::default() };
+        let Plan { tonality, phrases, rules, .. } = plan;
+        let setting = Setting { score: &score, given, tonality, phrases, rules };
         let prepared = Box::new(Prepared::new(setting, &vocabulary)?);
         let mut remarks: Vec<String> = which.into_iter().chain(score.remarks.iter().cloned()).collect();
         for part in given.iter().flatten().map(|&index| &score.parts[index]) {
