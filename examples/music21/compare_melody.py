@@ -87,12 +87,17 @@ def compare_sounding(expected, got):
     return lines
 
 
+def exact(quarters):
+    """Thirds are thirds, though a file's divisions round them."""
+    return Fraction(quarters).limit_denominator(64)
+
+
 def place(part, element):
-    return Fraction(element.getOffsetInHierarchy(part)).limit_denominator(5040)
+    return exact(element.getOffsetInHierarchy(part))
 
 
 def length(element):
-    return Fraction(element.duration.quarterLength).limit_denominator(5040)
+    return exact(element.duration.quarterLength)
 
 
 def written(part):
@@ -181,7 +186,7 @@ def tempi(part):
 
 
 def measures(part):
-    """Number, place, length and the signatures in force: before any, those that every reader assumes."""
+    """Number, place and the signatures in force: before any, those that every reader assumes."""
     found = []
     sharps, mode, time, symbol = 0, None, "4/4", ""
     for measure in part.getElementsByClass(stream.Measure):
@@ -189,10 +194,8 @@ def measures(part):
             sharps, mode = signature.sharps, getattr(signature, "mode", None)
         for signature in measure.getElementsByClass(meter.TimeSignature):
             time, symbol = signature.ratioString, signature.symbol
-        filled = max((length(e) + Fraction(e.offset).limit_denominator(5040)
-                      for e in measure.recurse().notesAndRests if e.activeSite is measure), default=Fraction(0))
         number = f"{measure.number}{measure.numberSuffix or ''}"
-        found.append((number, str(place(part, measure)), sharps, mode, time, symbol, bool(filled)))
+        found.append((number, str(place(part, measure)), sharps, mode, time, symbol))
     return found
 
 

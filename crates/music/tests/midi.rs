@@ -114,6 +114,19 @@ fn running_status_overlaps_and_notes_that_nobody_ends_are_read() {
 }
 
 #[test]
+fn grace_notes_whose_end_is_written_before_their_beginning_do_not_sound_on() {
+    let (on, off) =
+        (|key: u8| event(0, &[0x90, key, 80]), |after: u32, key: u8| event(after, &[0x80, key, 0]));
+    let tune =
+        [on(74), off(480, 74), off(0, 76), on(76), on(78), off(480, 78), on(76), off(480, 76)].concat();
+    assert_eq!(told(&read(&file(0, 480, &[tune])).parts[0].notes), [(74, 0, 12), (78, 12, 12), (76, 24, 12)]);
+    // Two voices meet: of the ends at the same time one is the first note's, and the next note sounds.
+    let unison =
+        [on(74), event(240, &[0x90, 74, 80]), off(240, 74), off(0, 74), on(74), off(480, 74)].concat();
+    assert_eq!(told(&read(&file(0, 480, &[unison])).parts[0].notes), [(74, 0, 6), (74, 6, 6), (74, 12, 12)]);
+}
+
+#[test]
 fn a_first_bar_of_a_shorter_metre_is_a_pickup() {
     let head = [meta(0, 0x58, &[1, 2, 24, 8]), meta(480, 0x58, &[4, 2, 24, 8])].concat();
     let tune = notes(0, &[(67, 0, 480), (72, 0, 1920)]);

@@ -158,6 +158,38 @@ fn clock(timing: Timing, tempo: u32) -> Option<Clock> {
     (denominator > 0).then_some(Clock { numerator, denominator })
 }
 
+/// A key of a channel, in pulses.
+#[derive(Default)]
+struct Struck {
+    /// Sounding since then.
+    since: Option<u64>,
+    /// Ends that are still to come, of notes that the key's next one has ended.
+    owed: u32,
+    /// When a note ended that had not begun.
+    ended_early: Option<u64>,
+}
+
+impl Struck {
+    /// The onset of the note that ends now, if one does.
+    ///
+    /// Programs that sort ends before beginnings write a note of no length, such as a grace note, the wrong way round.
+    /// It would sound on and on; it is none.
+    fn event(&mut self, struck: bool, now: u64) -> Option<u64> {
+        if !struck {
+            if self.since.is_none() && self.owed == 0 {
+                self.ended_early = Some(now);
+            }
+            self.owed = if self.since.is_none() { self.owed.saturating_sub(1) } else { self.owed };
+            return self.since.take();
+        }
+        if self.ended_early.take() == Some(now) {
+            return None;
+        }
+        self.owed += u32::from(self.since.is_some());
+        self.since.replace(now)
+    }
+}
+
 #[derive(Default)]
 struct Reader {
     tracks: Vec<Track>,
@@ -176,7 +208,7 @@ impl Reader {
     /// Reads a track; whether it says that it ends.
     fn track(&mut self, events: EventIter<'_>) -> Result<bool, String> {
         let mut track = Track::default();
-        let mut sounding: BTreeMap<(u8, u8), u64> = BTreeMap::new();
+        let mut keys: BTreeMap<(u8, u8), Struck> = BTreeMap::new();
         let (mut now, mut ended) = (0_u64, false);
         for (event, number) in events.zip(1_usize..) {
             let event = event.map_err(|error| format!("event {number}: {error}"))?;
@@ -189,11 +221,8 @@ impl Reader {
                         MidiMessage::NoteOff { key, .. } => (key.as_int(), false),
                         _ => continue,
                     };
-                    if let Some(onset) = sounding.remove(&(channel, key)) {
+                    if let Some(onset) = keys.entry((channel, key)).or_default().event(struck, now) {
                         self.note(&mut track, channel, (onset, now, key));
-                    }
-                    if struck {
-                        sounding.insert((channel, key), now);
                     }
                 }
                 TrackEventKind::Meta(MetaMessage::EndOfTrack) => {
@@ -208,8 +237,10 @@ impl Reader {
             }
         }
         // What nobody ended does so with the track.
-        for ((channel, key), onset) in sounding {
-            self.note(&mut track, channel, (onset, now, key));
+        for ((channel, key), struck) in keys {
+            if let Some(onset) = struck.since {
+                self.note(&mut track, channel, (onset, now, key));
+            }
         }
         self.tracks.push(track);
         Ok(ended)
