@@ -492,6 +492,8 @@ fn thirds_that_the_files_divisions_round_are_thirds() {
     let score = read(&text);
     let onsets: Vec<i64> = score.parts[0].notes.iter().map(|note| note.onset).collect();
     assert_eq!(onsets, [0, Q / 3, 2 * Q / 3, Q, 4 * Q, 4 * Q + Q / 3, 4 * Q + 2 * Q / 3, 5 * Q]);
+    let slip = read(&text.replace("<duration>768", "<duration>767"));
+    assert_eq!(slip.parts[0].notes[3].end(), 4 * Q, "a half with a dot");
     let other = read(&text.replace("<actual-notes>3", "<actual-notes>5"));
     assert_eq!(other.parts[0].notes[1].onset, (Q * 85 + 128) / 256, "no fifth's length: as the file counts");
 }

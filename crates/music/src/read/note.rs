@@ -132,19 +132,21 @@ impl WrittenNote {
         Ok(())
     }
 
-    /// What a tuplet's note lasts exactly: divisions that have no thirds round them, and it says what it is.
+    /// What the note lasts exactly, if it says so: divisions that have no thirds round them, and so do programs.
     pub(super) fn unrounded(&self, counted: Quarters, divisions: Quarters) -> Quarters {
         let exact = || {
-            let Tuplet { actual, normal, .. } = self.value.tuplet.as_ref()?;
+            let (actual, normal) = self.value.tuplet.as_ref().map_or((1, 1), |t| (t.actual, t.normal));
             let (_, plain) = NOTE_VALUES.iter().find(|(name, _)| *name == self.value.name)?;
             let dots = self.value.dots.min(8);
-            let numerator = i128::from(*plain) * i128::from(*normal) * ((2 << dots) - 1);
-            Quarters::new(numerator, i128::from(TICKS_PER_QUARTER) * i128::from(*actual) * (1 << dots))
+            let numerator = i128::from(*plain) * i128::from(normal) * ((2 << dots) - 1);
+            Quarters::new(numerator, i128::from(TICKS_PER_QUARTER) * i128::from(actual) * (1 << dots))
         };
         let off = |exact: &Quarters| exact.minus(counted).max(counted.minus(*exact));
-        let division = Quarters::ONE.over(divisions);
         let is_rounding = |exact: &Quarters| {
-            off(exact) < division && off(exact) <= exact.over(Quarters::SIXTEEN) && counted > Quarters::ZERO
+            let within = |share: Quarters| off(exact) <= exact.over(share);
+            let less_than_a_division = off(exact) < Quarters::ONE.over(divisions);
+            counted > Quarters::ZERO
+                && (within(Quarters::SIXTY_FOUR) || less_than_a_division && within(Quarters::SIXTEEN))
         };
         exact().filter(is_rounding).unwrap_or(counted)
     }

@@ -12,6 +12,7 @@ pub(super) struct Quarters {
 
 impl Quarters {
     pub(super) const SIXTEEN: Self = Self { numerator: 16, denominator: 1 };
+    pub(super) const SIXTY_FOUR: Self = Self { numerator: 64, denominator: 1 };
     pub(super) const ZERO: Self = Self { numerator: 0, denominator: 1 };
     pub(super) const ONE: Self = Self { numerator: 1, denominator: 1 };
 
