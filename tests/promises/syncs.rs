@@ -73,7 +73,8 @@ async fn watch(dice: &mut Dice, shim: &Path) -> Result<(usize, usize, usize)> {
                     named(&done[n..], to)?;
                 }
             }
-            Done::Created(folder) if counts(folder) => {
+            // What was only made for a while needs no name.
+            Done::Created(folder) if counts(folder) && folder.exists() => {
                 created += 1;
                 named(&done[n..], folder)?;
             }

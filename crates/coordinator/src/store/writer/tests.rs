@@ -1,5 +1,7 @@
 //! The writer's queue is bounded: who does not get in in time is told so, and nothing of his is done.
 
+use kapell_dispatch::report::Measurement;
+
 use super::*;
 use crate::store::bad_request;
 use crate::store::blobs;
@@ -68,4 +70,50 @@ async fn what_a_refused_request_would_have_told_is_not_told() {
             sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&house.store.readers).await.unwrap();
         assert_eq!(told, events);
     }
+}
+
+/// Two trials that run; nothing more can be written to the second.
+const TWO_RUN: &str = "UPDATE studies SET configurations = 2, spec_toml = 'name = \"s\"
+corpus = \"c\"
+[space]
+seed = [1, 2]
+';
+    INSERT INTO trials (id, study, number, config, config_hash, shape_key, replicate, epochs_wanted, created_at_ms)
+    VALUES (2, 1, 2, '{}', 'h', 'k', 1, 3, 0);
+    UPDATE study_counts SET n = 2;
+    INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype, start_epoch,
+        started_at_ms)
+    SELECT id, 1, 'w', 'i', 'cpu', 'v', 'k', 'f32', 0, 0 FROM trials;
+    UPDATE trials SET state = 'RUNNING', attempts = 1, running_attempt = 1;
+    CREATE TRIGGER broken BEFORE UPDATE ON trials WHEN NEW.id = 2 BEGIN SELECT RAISE(ABORT, 'broken'); END;";
+
+#[tokio::test]
+async fn of_a_group_that_fails_nothing_stands_and_each_is_served_alone() {
+    let house = open().await;
+    run(&house.store, ONE_TRIAL).await;
+    run(&house.store, TWO_RUN).await;
+    let row = Measurement {
+        epoch: 1,
+        train_loss: 0.1,
+        val_loss: 0.2,
+        seconds: 1.0,
+        tokens_per_s: 1.0,
+        weights_digest: "w".into(),
+    };
+    let words = [1, 2].map(|trial| Word::Report(Held { trial, attempt: 1 }, vec![row.clone()]));
+    let answers = house.store.writer.write(move |tx| {
+        Box::pin(async move {
+            let mut answers = Vec::new();
+            serve(tx, &words, &mut answers).await?;
+            Ok(answers)
+        })
+    });
+    let answers = answers.await.unwrap();
+    assert_eq!(answers[0].as_ref().map(|heard| heard.epochs).ok(), Some(1), "{:?}", answers[0]);
+    assert!(matches!(answers[1], Err(StoreError::Sql(_))), "{:?}", answers[1]);
+    let measured: Vec<(i64, u32)> = sqlx::query_as("SELECT trial, epoch FROM measurements")
+        .fetch_all(&house.store.readers)
+        .await
+        .unwrap();
+    assert_eq!(measured, [(1, 1)]);
 }
