@@ -75,21 +75,29 @@ pub(crate) async fn trial_id(
     study: &StudyCore,
     number: u32,
 ) -> Result<i64, StoreError> {
-    let sql = "SELECT id FROM trials WHERE study = ? AND number = ?";
-    let found: Option<i64> =
-        sqlx::query_scalar(sql).bind(study.id).bind(number).fetch_optional(&mut *conn).await?;
-    if let Some(id) = found {
+    if let Some(id) = numbered(conn, study.id, number).await? {
         return Ok(id);
     }
     let last: u32 = sqlx::query_scalar("SELECT configurations FROM studies WHERE id = ?")
         .bind(study.id)
         .fetch_one(&mut *conn)
         .await?;
-    if (1..=last).contains(&number) && expand::to_come(conn, study.id).await?.is_some() {
-        let text = format!("trial {}/{number} is still being created: try again in a moment", study.name);
-        return Err(Refusal::new(reason::OVERLOADED, text).into());
+    if (1..=last).contains(&number) {
+        if expand::to_come(conn, study.id).await?.is_some() {
+            let text = format!("trial {}/{number} is still being created: try again in a moment", study.name);
+            return Err(Refusal::new(reason::OVERLOADED, text).into());
+        }
+        // It may have come since.
+        if let Some(id) = numbered(conn, study.id, number).await? {
+            return Ok(id);
+        }
     }
     Err(not_found(format!("there is no trial {}/{number}: the study has 1 to {last}", study.name)))
+}
+
+async fn numbered(conn: &mut SqliteConnection, study: i64, number: u32) -> Result<Option<i64>, StoreError> {
+    let sql = "SELECT id FROM trials WHERE study = ? AND number = ?";
+    Ok(sqlx::query_scalar(sql).bind(study).bind(number).fetch_optional(conn).await?)
 }
 
 /// A trial with all that a list shows.
