@@ -36,9 +36,15 @@ pub(crate) async fn expand_all(shared: &Shared) {
         }
         tokio::select! {
             () = shared.expand.notified() => {}
-            Some(Ok(study)) = tasks.join_next() => {
-                under_way.remove(&study);
-            }
+            Some(done) = tasks.join_next() => match done {
+                Ok(study) => drop(under_way.take(&study)),
+                // Nobody knows whose it was. Two at one study do no harm: what is not next is not added.
+                Err(error) => {
+                    tracing::error!(%error, "an expansion failed");
+                    under_way.clear();
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            },
         }
     }
 }
@@ -50,7 +56,7 @@ async fn to_expand(shared: &Shared) -> Result<Vec<i64>, StoreError> {
 /// Expands a study to its end, however often it takes.
 async fn complete(shared: &Shared, study: i64) {
     while let Err(error) = pieces(shared, study).await {
-        tracing::warn!(%error, study, "an expansion has to be tried again");
+        tracing::warn!(%error, study_id = study, "an expansion has to be tried again");
         tokio::time::sleep(AGAIN_AFTER).await;
     }
 }
@@ -59,14 +65,14 @@ async fn pieces(shared: &Shared, study: i64) -> Result<(), StoreError> {
     let mut conn = shared.store.readers.acquire().await?;
     let found = expand::find(&mut conn, &shared.store.specs, study).await?;
     drop(conn);
-    let Some(Expansion { study, mut next, last, pen }) = found else { return Ok(()) };
+    let Some(Expansion { name, mut next, last, pen }) = found else { return Ok(()) };
     let compute = |from: u32| {
         let (pen, to) = (pen.clone(), from.saturating_add(PIECE - 1).min(last));
         tokio::task::spawn_blocking(move || (from..=to).map(|n| pen.write(n)).collect::<Vec<Written>>())
     };
     let mut computed = compute(next);
     while next <= last {
-        wait_for_room(shared, study).await;
+        wait_for_room(shared, &name).await;
         let trials = computed.await.map_err(|_| StoreError::Closed)?;
         next = next.saturating_add(PIECE);
         computed = compute(next);
@@ -75,16 +81,18 @@ async fn pieces(shared: &Shared, study: i64) -> Result<(), StoreError> {
             .writer
             .write(move |tx| Box::pin(async move { expand::add(tx, study, &trials, last).await }));
         if !written.await? {
-            break;
+            // It is gone, or somebody else's.
+            return Ok(());
         }
     }
+    tracing::info!(study = name, trials = last, "study expanded");
     Ok(())
 }
 
 /// Waits while there is less space than --min-free: what runs needs the rest.
-async fn wait_for_room(shared: &Shared, study: i64) {
+async fn wait_for_room(shared: &Shared, study: &str) {
     let mut told = false;
-    while !shared.has_room() {
+    while shared.space_is_low() {
         if !std::mem::replace(&mut told, true) {
             tracing::warn!(
                 study,

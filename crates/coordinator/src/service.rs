@@ -66,10 +66,25 @@ impl Shared {
         }
     }
 
-    /// Is there as much space as is to be left for what runs?
-    pub(crate) fn has_room(&self) -> bool {
-        // A disk that cannot be asked is no reason to stop.
-        free_bytes(&self.config.data_dir).map_or(true, |free| free >= self.config.min_free_bytes)
+    /// Leasing and expanding stop while there is little space left; what runs goes on.
+    pub(crate) fn space_is_low(&self) -> bool {
+        if let Some(low) = self.live.space_known_low() {
+            return low;
+        }
+        match free_bytes(&self.config.data_dir) {
+            Ok(free) => {
+                let min_free = self.config.min_free_bytes;
+                let low = free < min_free;
+                if self.live.space_was_low(low) != low {
+                    tracing::warn!(free, min_free, leasing = !low, "disk space");
+                }
+                low
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how much disk space is left");
+                false
+            }
+        }
     }
 
     /// What a person should see to.

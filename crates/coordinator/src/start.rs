@@ -111,6 +111,7 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::NewerSchema { found, known } => Self::NewerSchema { found, known },
+            OpenError::BrokenKeys { .. } => Self::Damaged(error.to_string()),
             other => match cause(&other) {
                 Some(error) if store::error::is_full(error) => Self::DiskFull,
                 Some(error) if store::error::is_damaged(error) => Self::Damaged(other.to_string()),

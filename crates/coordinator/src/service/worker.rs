@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::{Shared, bad_request, heartbeat, refuse, wire};
-use crate::data_dir::free_bytes;
 use crate::store::checkpoints::{self, NewCheckpoint};
 use crate::store::finish::Finish;
 use crate::store::lease::Ask;
@@ -177,7 +176,7 @@ impl Workers {
             // Before the look at the queue: what comes in behind it must not be missed.
             let mut woken = pin!(waiting.woken());
             woken.as_mut().enable();
-            let pause = if self.space_is_low() {
+            let pause = if self.0.space_is_low() {
                 BACK_OFF
             } else {
                 let ask = ask.clone();
@@ -199,27 +198,6 @@ impl Workers {
             }
             if tokio::time::Instant::now() >= deadline {
                 return Ok(Vec::new());
-            }
-        }
-    }
-
-    /// Leasing stops while there is little space left; what runs goes on.
-    fn space_is_low(&self) -> bool {
-        let config = &self.0.config;
-        if let Some(low) = self.0.live.space_known_low() {
-            return low;
-        }
-        match free_bytes(&config.data_dir) {
-            Ok(free) => {
-                let low = free < config.min_free_bytes;
-                if self.0.live.space_was_low(low) != low {
-                    tracing::warn!(free, min_free = config.min_free_bytes, leasing = !low, "disk space");
-                }
-                low
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot tell how much disk space is left");
-                false
             }
         }
     }

@@ -62,7 +62,8 @@ pub(super) async fn begin(tx: &mut Tx, study: i64) -> Result<(), StoreError> {
 
 /// A study that is not whole yet.
 pub(crate) struct Expansion {
-    pub(crate) study: i64,
+    /// The study's.
+    pub(crate) name: String,
     /// The number of the next trial, and that of the last.
     pub(crate) next: u32,
     pub(crate) last: u32,
@@ -88,7 +89,8 @@ pub(crate) async fn find(
     let Some((next, corpus, split)) = row else { return Ok(None) };
     let spec = specs.get(conn, study).await?;
     let last = u32::try_from(spec.trials()).unwrap_or(u32::MAX);
-    Ok(Some(Expansion { study, next, last, pen: spec.pen(&corpus, &split) }))
+    let (name, pen) = (spec.name.clone(), spec.pen(&corpus, &split));
+    Ok(Some(Expansion { name, next, last, pen }))
 }
 
 /// Inserts the next trials, which must be those that are next; the last ones make the study whole. False: they are not
@@ -99,7 +101,7 @@ pub(crate) async fn add(tx: &mut Tx, study: i64, trials: &[Written], last: u32) 
             .bind(study)
             .fetch_optional(&mut tx.conn)
             .await?;
-    let Some(((next, canceled), (from, to))) = left.zip(ends(trials)).filter(|(left, ends)| left.0 == ends.0)
+    let Some(((_, canceled), (from, to))) = left.zip(ends(trials)).filter(|(left, ends)| left.0 == ends.0)
     else {
         return Ok(false);
     };
@@ -110,7 +112,6 @@ pub(crate) async fn add(tx: &mut Tx, study: i64, trials: &[Written], last: u32) 
     let sql = if to < last {
         "UPDATE expansions SET next = ?2 WHERE study = ?1"
     } else {
-        tracing::info!(study, trials = last, first = next, "expanded");
         "DELETE FROM expansions WHERE study = ?1"
     };
     sqlx::query(sql).bind(study).bind(to.saturating_add(1)).execute(&mut tx.conn).await?;

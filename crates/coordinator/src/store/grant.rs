@@ -80,13 +80,14 @@ async fn together(tx: &mut Tx, some: &[Ask]) -> Result<Vec<Answer>, StoreError> 
     Ok(asks.iter().take(served).map(|ask| works.remove(ask.request_id.as_str())).collect())
 }
 
+/// What there is to know of requests for work.
 struct Found {
     /// The workers of the first requests, up to one that is not ordinary.
     workers: Vec<WorkerRow>,
     shares: Vec<lease::Open>,
 }
 
-/// Reads what there is to know of requests for work, in one message.
+/// Reads it, in one message.
 async fn look(tx: &mut Tx, some: &[Ask]) -> Result<Found, StoreError> {
     let sql = concat!(
         "SELECT 'request' AS row, id FROM requests WHERE id IN (SELECT value FROM json_each(?)); ",

@@ -114,17 +114,23 @@ async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     if found > known {
         return Err(OpenError::NewerSchema { found, known });
     }
-    // A table that others refer to is made anew: dropping the old one must not take the others' rows along.
+    // A table that others refer to is made anew: dropping the old one must not take the others' rows along. So the keys
+    // are off meanwhile, and hold before (what is damaged stays as it is) and after.
     sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *conn).await?;
+    if found < known {
+        keys_hold(conn).await?;
+    }
     migrator(MIGRATIONS).run_direct(None, &mut *conn, false).await?;
     if found < known {
-        let broken = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *conn).await?;
-        if !broken.is_empty() {
-            return Err(OpenError::BrokenKeys { rows: broken.len() });
-        }
+        keys_hold(conn).await?;
     }
     sqlx::query("PRAGMA foreign_keys = ON").execute(conn).await?;
     Ok(())
+}
+
+async fn keys_hold(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let broken = sqlx::query("PRAGMA foreign_key_check").fetch_all(conn).await?;
+    if broken.is_empty() { Ok(()) } else { Err(OpenError::BrokenKeys { rows: broken.len() }) }
 }
 
 fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
@@ -150,11 +156,9 @@ mod tests {
         DELETE FROM study_counts;
         UPDATE sqlite_sequence SET seq = 7 WHERE name = 'trials';";
 
-    #[tokio::test]
-    async fn a_database_of_an_older_schema_keeps_all_its_rows() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("kapell.db");
-        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    /// A database of schema 4 with a trial that runs.
+    async fn of_schema_4(path: &Path) {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
         migrator(&MIGRATIONS[..4]).run_direct(None, &mut conn, false).await.unwrap();
         let (one_trial, _) = ONE_TRIAL.rsplit_once("INSERT INTO study_counts").unwrap();
@@ -162,6 +166,28 @@ mod tests {
             sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
         }
         conn.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_whose_keys_do_not_hold_is_not_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kapell.db");
+        of_schema_4(&path).await;
+        let options = SqliteConnectOptions::new().filename(&path).foreign_keys(false);
+        let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql("DELETE FROM trials").execute(&mut conn).await.unwrap();
+        for _ in 0..2 {
+            let opened = open(&path, Arc::new(Live::new(Duration::from_secs(30)))).await;
+            assert!(matches!(opened, Err(OpenError::BrokenKeys { rows: 1 })), "{:?}", opened.err());
+            assert_eq!(schema(&mut conn).await.unwrap(), 4);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_of_an_older_schema_keeps_all_its_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kapell.db");
+        of_schema_4(&path).await;
         let live = Arc::new(Live::new(Duration::from_secs(30)));
         let (store, _, _) = open(&path, live).await.unwrap();
         let sql = "SELECT (SELECT count(*) FROM trials WHERE state = 'RUNNING' AND running_attempt = 1),

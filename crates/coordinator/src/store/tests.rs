@@ -115,6 +115,18 @@ pub(super) const ONE_TRIAL: &str = "INSERT INTO blobs VALUES ('sha256:0000000000
     VALUES (1, 1, 1, '{}', 'h', 'k', 0, 3, 0);
     INSERT INTO study_counts VALUES (1, 'QUEUED', 1);";
 
+/// The first epoch of a trial.
+pub(super) fn measurement() -> Measurement {
+    Measurement {
+        epoch: 1,
+        train_loss: 0.1,
+        val_loss: 0.2,
+        seconds: 1.0,
+        tokens_per_s: 1.0,
+        weights_digest: "w".into(),
+    }
+}
+
 pub(super) async fn run(store: &Store, sql: &'static str) {
     let done = store.writer.write(move |tx| {
         Box::pin(async move {
@@ -128,14 +140,7 @@ pub(super) async fn run(store: &Store, sql: &'static str) {
 /// Every write of an attempt, without the look at its trial that comes before: the statement alone must refuse.
 async fn write_as(store: &Store, attempt: u32) -> Vec<Result<(), StoreError>> {
     let held = Held { trial: 1, attempt };
-    let measurement = Measurement {
-        epoch: 1,
-        train_loss: 0.1,
-        val_loss: 0.2,
-        seconds: 1.0,
-        tokens_per_s: 1.0,
-        weights_digest: "w".into(),
-    };
+    let measurement = measurement();
     let checkpoint = NewCheckpoint {
         role: "last",
         digest: name(0),

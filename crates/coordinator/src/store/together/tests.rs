@@ -6,7 +6,7 @@ use kapell_rpc::manifest::Manifest;
 
 use super::*;
 use crate::store::Store;
-use crate::store::tests::{ONE_TRIAL, open, run};
+use crate::store::tests::{ONE_TRIAL, measurement, open, run};
 
 const ATTEMPTS: &str =
     "INSERT INTO attempts (trial, attempt, worker, incarnation, device, program_version, kind, dtype,
@@ -16,14 +16,6 @@ const ATTEMPTS: &str =
     UPDATE trials SET state = 'RUNNING', attempts = 2, running_attempt = 2, losses = 1, epochs_wanted = 1;";
 
 fn word(attempt: u32) -> Word {
-    let measurement = Measurement {
-        epoch: 1,
-        train_loss: 0.1,
-        val_loss: 0.2,
-        seconds: 1.0,
-        tokens_per_s: 1.0,
-        weights_digest: "w".into(),
-    };
     let checkpoint = NewCheckpoint {
         role: "last",
         digest: format!("sha256:{:064}", 0),
@@ -33,7 +25,7 @@ fn word(attempt: u32) -> Word {
     };
     Word::Finish(Finish {
         held: Held { trial: 1, attempt },
-        rows: vec![measurement],
+        rows: vec![measurement()],
         outcome: Outcome::Complete,
         reason: String::new(),
         last: false,

@@ -1,11 +1,9 @@
 //! The writer's queue is bounded: who does not get in in time is told so, and nothing of his is done.
 
-use kapell_dispatch::report::Measurement;
-
 use super::*;
 use crate::store::bad_request;
 use crate::store::blobs;
-use crate::store::tests::{ONE_TRIAL, open, run};
+use crate::store::tests::{ONE_TRIAL, measurement, open, run};
 
 fn nothing() -> Job {
     Job::Other(Box::new(|_| Box::pin(async { (Ok(true), Box::new(|_| ()) as Settle) })))
@@ -92,15 +90,7 @@ async fn of_a_group_that_fails_nothing_stands_and_each_is_served_alone() {
     let house = open().await;
     run(&house.store, ONE_TRIAL).await;
     run(&house.store, TWO_RUN).await;
-    let row = Measurement {
-        epoch: 1,
-        train_loss: 0.1,
-        val_loss: 0.2,
-        seconds: 1.0,
-        tokens_per_s: 1.0,
-        weights_digest: "w".into(),
-    };
-    let words = [1, 2].map(|trial| Word::Report(Held { trial, attempt: 1 }, vec![row.clone()]));
+    let words = [1, 2].map(|trial| Word::Report(Held { trial, attempt: 1 }, vec![measurement()]));
     let answers = house.store.writer.write(move |tx| {
         Box::pin(async move {
             let mut answers = Vec::new();
