@@ -2,6 +2,7 @@
 //! blobs of a coordinator in this process. SQLite's files live in memory; the others also are real files, since
 //! they are read as such.
 
+mod handle;
 pub(crate) mod locks;
 pub(crate) mod model;
 pub(crate) mod vfs;
