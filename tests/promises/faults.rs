@@ -100,7 +100,7 @@ impl Trial {
         if let Some(house) = self.house.take() {
             house.end().await;
         }
-        self.disk = self.disk.power_on()?;
+        self.disk = self.disk.power_on().await?;
         self.house = Some(House::start(&self.disk).await.context("after a power cut at the end")?);
         self.ledger.check(&self.disk.root.join("data")).await.context("after a power cut at the end")?;
         if let Some(house) = self.house.take() {

@@ -148,7 +148,7 @@ impl Life {
         }
         self.cuts += 1;
         tally.cuts += 1;
-        self.disk = self.disk.power_on().context("power on")?;
+        self.disk = self.disk.power_on().await.context("power on")?;
         Ok(())
     }
 

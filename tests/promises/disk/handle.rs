@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use libsqlite3_sys as ffi;
 use std::ffi::c_int;
@@ -143,5 +144,6 @@ impl Handle {
         if self.delete {
             self.disk.sqlite_delete(&self.path, false);
         }
+        self.disk.open.fetch_sub(1, Ordering::AcqRel);
     }
 }

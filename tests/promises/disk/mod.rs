@@ -12,13 +12,18 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kapell_coordinator::{Disk, RealDisk};
 
 use crate::dice::Dice;
 use locks::FileLocks;
 use model::{Model, Node};
+
+/// A connection closes in far less.
+const LET_GO_MAX: Duration = Duration::from_secs(30);
 
 /// Operations that a report of a failure shows.
 const TRACE_MAX: usize = 40;
@@ -106,6 +111,8 @@ pub(crate) struct SimDisk {
     pub(crate) careless: Careless,
     state: Mutex<State>,
     locks: Mutex<HashMap<u64, FileLocks>>,
+    /// Files that SQLite has open.
+    open: AtomicUsize,
 }
 
 impl State {
@@ -171,8 +178,13 @@ impl SimDisk {
             trace: VecDeque::new(),
             inodes: HashMap::new(),
         };
-        let disk =
-            Arc::new(Self { root, careless, state: Mutex::new(state), locks: Mutex::new(HashMap::new()) });
+        let disk = Arc::new(Self {
+            root,
+            careless,
+            state: Mutex::new(state),
+            locks: Mutex::default(),
+            open: AtomicUsize::default(),
+        });
         vfs::mount(&disk);
         disk
     }
@@ -220,10 +232,25 @@ impl SimDisk {
         self.state().off = true;
     }
 
+    /// Waits until SQLite has let go of all its files here. A connection that is dropped closes on a thread of its own,
+    /// and may delete its WAL by its path as it does: on the next disk, if that is there by then. (What a process leaves
+    /// open as it dies is not closed like that.)
+    async fn let_go(&self) -> io::Result<()> {
+        let begun = Instant::now();
+        while self.open.load(Ordering::Acquire) > 0 {
+            if begun.elapsed() > LET_GO_MAX {
+                return Err(io::Error::other("SQLite does not let go of its files"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
     /// The disk when the power is back. The one that was is dead for good.
-    pub(crate) fn power_on(&self) -> io::Result<Arc<Self>> {
+    pub(crate) async fn power_on(&self) -> io::Result<Arc<Self>> {
+        self.switch_off();
+        self.let_go().await?;
         let mut state = self.state();
-        state.off = true;
         let State { model, rng, .. } = &mut *state;
         let left = model.cut(&self.root, rng);
         for entry in std::fs::read_dir(&self.root)? {

@@ -102,6 +102,7 @@ unsafe extern "C" fn open(
     match disk.sqlite_open(path, flags & ffi::SQLITE_OPEN_CREATE != 0) {
         Err(code) => code,
         Ok((id, created)) => {
+            disk.open.fetch_add(1, Ordering::AcqRel);
             let handle = Handle {
                 path: path.to_owned(),
                 id,
