@@ -1,11 +1,15 @@
 //! Drives the real binary in a folder of its own: commands, daemons, signals, JSON.
 
+#[path = "../support/watchdog.rs"]
+mod watchdog;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use watchdog::Watchdog;
 
 /// Nothing here takes longer; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,6 +27,7 @@ pub(crate) struct House {
     pub(crate) home: tempfile::TempDir,
     /// Where this house's coordinator listens, once it does.
     pub(crate) url: String,
+    _watchdog: Watchdog,
 }
 
 /// A daemon that ends with the test.
@@ -111,7 +116,11 @@ impl Ran {
 
 impl House {
     pub(crate) fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap(), url: "http://127.0.0.1:1".into() }
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            url: "http://127.0.0.1:1".into(),
+            _watchdog: Watchdog::new(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -22,10 +22,21 @@ fn promote(house: &House, trial: &str) {
     house.run(&["model", "promote", "song", "--trial", trial]).ok();
 }
 
+/// Tells threads to stop when it goes.
+struct Stopper<'a>(&'a AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Asks from four threads, again and again, until told to stop, and gives the models that answered.
 fn under_load(server: &Server, meanwhile: impl FnOnce()) -> BTreeSet<String> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Where what happens meanwhile fails, too.
+        let stopper = Stopper(&stop);
         let ask = |number: usize| {
             let (stop, path) = (&stop, format!("/v1/harmonize?melody=twinkle&search=sample&seed={number}"));
             scope.spawn(move || {
@@ -44,7 +55,7 @@ fn under_load(server: &Server, meanwhile: impl FnOnce()) -> BTreeSet<String> {
         };
         let threads: Vec<_> = (0..4).map(ask).collect();
         meanwhile();
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     })
 }

@@ -1,5 +1,8 @@
 //! A coordinator in this process, and what a worker and a person would say to it.
 
+#[path = "../../../../tests/support/watchdog.rs"]
+mod watchdog;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use kapell_rpc::v1::worker_service_client::WorkerServiceClient;
 use kapell_rpc::{PROTOCOL_VERSION, REASON_KEY, digest, v1};
 use tonic::Status;
 use tonic::transport::Channel;
+use watchdog::Watchdog;
 
 /// Two trials of three epochs.
 pub(crate) const SPEC: &str = r#"
@@ -28,6 +32,7 @@ pub(crate) struct House {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) running: Running,
     channel: Channel,
+    _watchdog: Watchdog,
 }
 
 pub(crate) fn config(dir: PathBuf) -> Config {
@@ -60,7 +65,7 @@ impl House {
     /// One that runs already, on a folder that is somebody else's.
     pub(crate) async fn of(running: Running) -> Self {
         let channel = Channel::from_shared(running.url()).unwrap().connect().await.unwrap();
-        Self { dir: tempfile::tempdir().unwrap(), running, channel }
+        Self { dir: tempfile::tempdir().unwrap(), running, channel, _watchdog: Watchdog::new() }
     }
 
     /// Another connection to one that runs.

@@ -40,7 +40,15 @@ async fn a_call_too_many_on_one_connection_is_refused_and_the_others_go_on() {
     let hand = house.worker("w", "1").await;
     let waiting = tokio::spawn({
         let hand = hand.clone();
-        async move { hand.lease_for("r1", 1, 20_000).await }
+        async move {
+            loop {
+                match hand.lease_for("r1", 1, 20_000).await {
+                    // The other call came first.
+                    Err(refused) if reason(&refused) == "overloaded" => tokio::task::yield_now().await,
+                    answer => break answer,
+                }
+            }
+        }
     });
     let refused = loop {
         match house.studies().server_info(info()).await {

@@ -3,6 +3,8 @@
 #[path = "../../../../rpc/tests/support/blobs.rs"]
 pub(crate) mod blobs;
 pub(crate) mod trainer;
+#[path = "../../../../../tests/support/watchdog.rs"]
+mod watchdog;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+use watchdog::Watchdog;
 
 /// No test waits longer for what must come.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
@@ -63,6 +66,7 @@ pub(crate) struct Fake {
     pub(crate) blobs: FakeBlobs,
     running: Mutex<Option<Runtime>>,
     addr: SocketAddr,
+    _watchdog: Watchdog,
 }
 
 impl std::ops::Deref for Fake {
@@ -102,6 +106,7 @@ impl Fake {
             blobs: FakeBlobs::default(),
             running: Mutex::default(),
             addr: listener.local_addr().unwrap(),
+            _watchdog: Watchdog::new(),
         };
         fake.serve(listener);
         fake
