@@ -89,21 +89,21 @@ async fn a_trial_that_gets_on_outlives_its_workers_and_one_that_does_not_is_give
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beats_keep_a_lease_alive_and_bring_the_order_to_stop() {
-    let house = House::with(|c| c.lease = Duration::from_millis(300)).await;
+    let house = House::with(|c| c.lease = Duration::from_secs(1)).await;
     house.create().await;
     let hand = house.worker("w", "1").await;
     let work = hand.one("r1").await;
     let (beats, mut orders) = heart(&hand).await;
     let held = vec![v1::Held { trial_id: work.trial_id, attempt: work.attempt }];
     let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(700) {
+    while begun.elapsed() < Duration::from_millis(2200) {
         beats.send(beat(&hand, held.clone())).await.unwrap();
         assert_eq!(orders.message().await.unwrap().unwrap().orders, [], "nothing to say");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     assert_eq!(house.state(1).await, TrialState::Running);
     house.studies().cancel_study(v1::StudyRef { study: "demo".into() }).await.unwrap();
-    let pushed = tokio::time::timeout(Duration::from_secs(2), orders.message()).await.unwrap();
+    let pushed = tokio::time::timeout(Duration::from_secs(20), orders.message()).await.unwrap();
     let order = pushed.unwrap().unwrap().orders.remove(0);
     assert_eq!((order.trial_id, order.attempt), (work.trial_id, work.attempt));
     assert!(matches!(order.what, Some(v1::order::What::Cancel(_))), "{order:?}");

@@ -97,14 +97,16 @@ async fn a_message_that_is_too_long_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_never_says_a_word_is_closed_and_one_that_lives_is_not() {
-    let house = House::with(|c| c.limits.silence = Duration::from_millis(300)).await;
+    let house = House::with(|c| c.limits.silence = Duration::from_secs(1)).await;
     let mut silent = tokio::net::TcpStream::connect(house.running.addr()).await.unwrap();
     let hand = house.worker("w", "1").await;
     let begun = std::time::Instant::now();
     let mut heard = Vec::new();
     // The server may greet it before it goes.
     let _ = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut heard).await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "it is not closed");
-    // A client comes back by itself where its connection is gone.
-    assert!(hand.lease("r1", 1).await.is_ok() || hand.lease("r2", 1).await.is_ok());
+    assert!(begun.elapsed() < Duration::from_secs(30), "it is not closed");
+    // A client comes back by itself where its connection is gone, however slow the machine is just now.
+    while let Err(refused) = hand.lease("r1", 1).await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{refused:?}");
+    }
 }
