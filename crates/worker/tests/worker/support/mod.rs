@@ -24,8 +24,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use watchdog::Watchdog;
 
-/// No test waits longer for what must come.
-pub(crate) const LONG: Duration = Duration::from_secs(10);
+/// No test waits longer for what must come, on a machine that has much else to do.
+pub(crate) const LONG: Duration = Duration::from_secs(90);
 
 /// What came in, and what is answered.
 #[derive(Default)]
