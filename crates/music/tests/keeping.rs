@@ -83,18 +83,25 @@ fn verses_with_their_syllables_elisions_and_lines_are_kept() {
     let lyrics = "<lyric number='1'><syllabic>begin</syllabic><text>A</text></lyric>\
                   <lyric number='2' name='chorus'><syllabic>single</syllabic><text>O</text><elision>‿</elision>\
                   <syllabic>begin</syllabic><text>ho</text><extend type='start'/></lyric>\
-                  <lyric number='3'><extend/></lyric>";
+                  <lyric number='3'><extend/></lyric>\
+                  <lyric number='4'><text>\n la&#160;</text><elision>&#160;</elision><text>a</text></lyric>";
     let score = kept(&tune(
         FOUR_FOUR,
         &[&[quarter("C5", lyrics), note("D5", "half", 24, ""), quarter("E5", "")].concat()],
     ));
     let lyrics: &[Lyric] = &score.parts[0].notes[0].notation.lyrics;
-    assert_eq!(lyrics.iter().map(|lyric| lyric.verse.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    assert_eq!(lyrics.iter().map(|lyric| lyric.verse.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
     assert_eq!(lyrics[0].syllables[0].syllabic, Some(Syllabic::Begin));
     assert_eq!((lyrics[1].name.as_deref(), lyrics[1].extend.as_deref()), (Some("chorus"), Some("start")));
     assert_eq!(lyrics[1].syllables[1].elision.as_deref(), Some("‿"));
     assert_eq!((lyrics[1].words(), lyrics[2].extend.as_deref()), ("O ho-".to_owned(), Some("")));
     assert_eq!(score.parts[0].notes[0].lyric().as_deref(), Some("A-"));
+    let spaced = &lyrics[3].syllables;
+    assert_eq!(
+        (spaced[0].text.as_str(), spaced[1].elision.as_deref()),
+        ("la\u{a0}", Some("\u{a0}")),
+        "no-break spaces"
+    );
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::score::Markup;
 const MARKUP_ELEMENTS_MAX: usize = 200;
 const MARKUP_DEPTH_MAX: usize = 8;
 const MARKUP_ATTRIBUTES_MAX: usize = 24;
+/// White space in the sense of XML: a no-break space is a sign like any other, as in "<elision>&#160;</elision>".
+const XML_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 /// Attributes that say where on a page something is, or how it looks there; they would be wrong on another page.
 const OF_THE_PAGE: [&str; 9] =
     ["default-", "relative-", "bezier-", "font-", "color", "id", "halign", "valign", "justify"];
@@ -117,13 +119,13 @@ impl<'a> Xml<'a> {
         }
     }
 
-    /// The open element's own text, trimmed, reading to its end. Elements inside are skipped.
+    /// The open element's own text, without white space around it, reading to its end. Elements inside are skipped.
     pub(super) fn content(&mut self) -> Result<String, ReadError> {
         let mut content = String::new();
         loop {
             match self.event()? {
                 Event::Start(_) => self.skip()?,
-                Event::End(_) => return Ok(content.trim().to_owned()),
+                Event::End(_) => return Ok(content.trim_matches(XML_SPACE).to_owned()),
                 Event::Text(text) => content.push_str(&text),
                 Event::CData(text) => content.push_str(&text),
                 Event::GeneralRef(reference) => content.push(self.resolve(&reference)?),
@@ -159,7 +161,7 @@ impl<'a> Xml<'a> {
                     markup.children.push(self.markup_within(&Element(start), depth - 1, room)?);
                 }
                 Event::End(_) => {
-                    markup.text = markup.text.trim().to_owned();
+                    markup.text = markup.text.trim_matches(XML_SPACE).to_owned();
                     return Ok(markup);
                 }
                 Event::Text(text) => markup.text.push_str(&text),
