@@ -153,6 +153,17 @@ fn repeats_endings_and_jumps_are_kept() {
 }
 
 #[test]
+fn a_repeat_that_begins_at_the_end_of_a_measure_stays_there() {
+    let forward =
+        "<barline location='right'><bar-style>heavy-light</bar-style><repeat direction='forward'/></barline>";
+    let measures = [format!("{}{forward}", whole("C5")), whole("D5")];
+    let score = kept(&tune(FOUR_FOUR, &measures.each_ref().map(String::as_str)));
+    let bar = &score.measures[0];
+    assert!(bar.notation.right.as_ref().unwrap().child("repeat").is_some());
+    assert!(!bar.repeat_start && bar.notation.left.is_none(), "the measure itself is not repeated");
+}
+
+#[test]
 fn keys_modes_metres_and_clefs_are_kept_where_they_change() {
     let key = |fifths: i32, mode: &str| format!("<key><fifths>{fifths}</fifths><mode>{mode}</mode></key>");
     let start = format!(

@@ -170,9 +170,10 @@ pub(super) fn barline(
     let line = styled(document.xml.markup(element)?);
     let repeat = line.child("repeat").and_then(|repeat| repeat.attribute("direction"));
     let measure = &mut document.measures[index].measure;
-    match repeat {
-        Some("forward") => measure.repeat_start = true,
-        Some("backward") => measure.repeat_end = true,
+    // A repeat on the far side of a measure, as some programs write it, is the other measure's: it stays where it is.
+    match (repeat, line.attribute("location")) {
+        (Some("forward"), Some("left")) => measure.repeat_start = true,
+        (Some("backward"), Some("right") | None) => measure.repeat_end = true,
         _ => {}
     }
     let side = match line.attribute("location") {
