@@ -50,7 +50,7 @@ pub(super) struct WrittenNote {
     pub(super) duration: Option<Quarters>,
     pub(super) voice: String,
     /// From 1.
-    pub(super) staff: u8,
+    pub(super) staff: Option<u8>,
     pub(super) tie_start: bool,
     pub(super) tie_stop: bool,
     pub(super) fermata: bool,
@@ -63,7 +63,7 @@ impl WrittenNote {
     /// Reads the open `note` element to its end.
     pub(super) fn read(document: &mut Document<'_>, element: &Element<'_>) -> Result<Self, ReadError> {
         let hidden = document.xml.attribute(element, "print-object")?.as_deref() == Some("no");
-        let mut note = Self { staff: 1, hidden, ..Self::default() };
+        let mut note = Self { hidden, ..Self::default() };
         let mut tied = (false, false);
         let mut has_ties = false;
         while let Some(child) = document.xml.child()? {
@@ -71,7 +71,7 @@ impl WrittenNote {
                 "pitch" => note.pitch = Some(WrittenPitch::read(document)?),
                 "duration" => note.duration = Some(document.number("duration")?),
                 "voice" => note.voice = document.xml.content()?,
-                "staff" => note.staff = staff(document)?,
+                "staff" => note.staff = Some(staff(document)?),
                 "type" => note.value.name = document.xml.content()?,
                 "time-modification" => note.value.tuplet = tuplet(document)?,
                 "notations" => note.notations(document, &mut tied)?,

@@ -65,6 +65,8 @@ struct Cursor {
     notes: bool,
     /// Where the last note that was no chord's second began: chords go there.
     chord_onset: Quarters,
+    /// Its voice and staff, which are its chord's where the others do not say.
+    chord_place: (u8, u8),
     /// Grace notes, by voice, that wait for the note that they belong to.
     graces: Vec<(u8, Grace)>,
     /// What the part had at the measure's beginning, once it has changed inside.
@@ -111,6 +113,7 @@ impl PartReader {
             filled: zero,
             sounded: zero,
             chord_onset: zero,
+            chord_place: (1, 1),
             notes: false,
             graces: Vec::new(),
             signed: None,
@@ -166,7 +169,7 @@ impl PartReader {
         if duration.is_zero() || (written.pitch.is_none() && !written.rest) {
             return Ok(());
         }
-        let voice = self.voice_number(&written.voice);
+        let (voice, staff) = self.voice_and_staff(&written, cursor);
         let pitch = written.pitch.filter(|_| !written.rest).map(|pitch| self.transposition.sounding(pitch));
         let pitch = pitch.transpose().map_err(|what| document.fail(what))?;
         self.keep_sounding_marks(&mut written.marks);
@@ -179,7 +182,7 @@ impl PartReader {
             pitch,
             cue: written.cue,
             voice,
-            staff: written.staff,
+            staff,
             tie_from: written.tie_stop,
             tie_to: written.tie_start,
             fermata: written.fermata,
@@ -193,7 +196,7 @@ impl PartReader {
         let Some(pitch) = written.pitch.filter(|_| !written.cue) else { return };
         // One that cannot sound is no reason to refuse the score.
         let Ok(pitch) = self.transposition.sounding(pitch) else { return };
-        let voice = self.voice_number(&written.voice);
+        let (voice, _) = self.voice_and_staff(&written, cursor);
         self.keep_sounding_marks(&mut written.marks);
         cursor.graces.push((voice, written.into_grace(pitch)));
     }
@@ -234,11 +237,20 @@ impl PartReader {
         Ok(())
     }
 
+    /// Those of a chord's first note are those of the others, where they say nothing else.
+    fn voice_and_staff(&mut self, written: &WrittenNote, cursor: &mut Cursor) -> (u8, u8) {
+        let (voice, staff) = if written.chord { cursor.chord_place } else { (1, 1) };
+        let named = Some(written.voice.as_str()).filter(|voice| !voice.is_empty());
+        let voice = named.map_or(voice, |named| self.voice_number(named));
+        let place = (voice, written.staff.unwrap_or(staff));
+        if !written.chord {
+            cursor.chord_place = place;
+        }
+        place
+    }
+
     /// As the file numbers it, where it is a number.
     fn voice_number(&mut self, voice: &str) -> u8 {
-        if voice.is_empty() {
-            return 1;
-        }
         if let Some(number) = voice.parse::<u8>().ok().filter(|number| *number > 0) {
             return number;
         }
