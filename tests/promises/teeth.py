@@ -66,6 +66,8 @@ BUGS = [
     ("piece-twice", STORE + "expand.rs", ".filter(|(left, ends)| left.0 == ends.0)", ".filter(|(left, ends)| left.0 <= ends.0 + 9)",
      COORDINATOR),
     ("rows-dropped-with-their-table", STORE + "open.rs", "PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON", COORDINATOR),
+    ("stores-alike", "migrations/0006_numbers_of_its_own.sql", "SELECT abs(random() % 2147483648) AS number", "SELECT 0 AS number",
+     COORDINATOR),
     ("nothing-superseded", STORE + "lease.rs", "    if attempt > 1 {\n        supersede(", "    if attempt > 9 {\n        supersede(",
      COORDINATOR),
 ]

@@ -1,7 +1,8 @@
 //! Trials as workers name them. A lease is of one life of the store: after a restore to an older state the numbers of
 //! trials and attempts come again, and a worker that still holds attempt 3 of what was must not write to the attempt 3
 //! that somebody else is given. So the number that a worker gets for a trial, and gives back with every write, has the
-//! store's life in its upper half; what names another life holds nothing here.
+//! store's life in its upper half; what names another life holds nothing here. Nor does what names a trial of another
+//! coordinator's store, found in the place of the worker's own: every store numbers its trials from a place drawn by lot.
 
 /// Trials have numbers below 2^32.
 const TRIAL_BITS: u32 = 32;

@@ -30,6 +30,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "replaced processes", include_str!("../../../../migrations/0003_replaced_processes.sql")),
     (4, "expansions", include_str!("../../../../migrations/0004_expansions.sql")),
     (5, "leased while expanded", include_str!("../../../../migrations/0005_leased_while_expanded.sql")),
+    (6, "numbers of its own", include_str!("../../../../migrations/0006_numbers_of_its_own.sql")),
 ];
 
 #[derive(Debug, Error)]
@@ -203,5 +204,19 @@ mod tests {
             })
         });
         assert!(broken.await.unwrap(), "foreign keys hold again");
+    }
+
+    #[tokio::test]
+    async fn every_new_store_numbers_its_trials_from_a_place_of_its_own_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Vec::new();
+        for name in ["a", "b", "a", "b"] {
+            let live = Arc::new(Live::new(Duration::from_secs(30)));
+            let (store, _, _) = open(&dir.path().join(name), live).await.unwrap();
+            let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'trials'";
+            first.push(sqlx::query_scalar::<_, i64>(sql).fetch_one(&store.readers).await.unwrap());
+        }
+        assert!(first[0] != first[1] && first.iter().all(|n| (0..1 << 31).contains(n)), "{first:?}");
+        assert_eq!(first[..2], first[2..]);
     }
 }

@@ -20,12 +20,15 @@ use crate::store::{Store, StoreError, Tx, blobs, checkpoints, lease, upkeep};
 /// The one file that every checkpoint here has.
 const FILE: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000f0";
 
-/// Blobs that studies and checkpoints refer to.
+/// Blobs that studies and checkpoints refer to; and trials are numbered from 1, as the model does.
 pub(super) async fn prepare(store: &Store) {
     let all = store.writer.write(|tx| {
         Box::pin(async move {
             blobs::add(tx, CORPUS, 1).await?;
             blobs::add(tx, FILE, 1).await?;
+            sqlx::query("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'trials'")
+                .execute(&mut tx.conn)
+                .await?;
             for n in 0..300 {
                 blobs::add(tx, &format!("sha256:{n:064x}"), 1).await?;
             }
