@@ -52,7 +52,13 @@ fn an_interrupted_run_goes_on_with_the_same_command() {
         house.write("s.toml", &study("long", "hidden = [24, 32]\ndropout = [0.0, 0.1]", "epochs = 12"));
     let args = ["run", file.to_str().unwrap(), "--json"];
     let log = std::fs::File::create(house.path("run.log")).unwrap();
-    let child = house.command(&args).stdin(std::process::Stdio::null()).stderr(log).spawn().unwrap();
+    let child = house
+        .command(&args)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     let mut run = crate::house::Daemon { child };
     let read = || std::fs::read_to_string(house.path("run.log")).unwrap();
     wait_until("a second epoch", || read().contains("epoch 2/12"));
