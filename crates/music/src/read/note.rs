@@ -49,7 +49,7 @@ pub(super) struct WrittenNote {
     /// In divisions.
     pub(super) duration: Option<Quarters>,
     pub(super) voice: String,
-    /// From 1.
+    /// From 1, where it is named.
     pub(super) staff: Option<u8>,
     pub(super) tie_start: bool,
     pub(super) tie_stop: bool,

@@ -90,7 +90,7 @@ async fn a_drain_is_over_in_time_even_if_the_coordinator_is_away() {
     fake.kill();
     let told = Instant::now();
     assert_eq!(worker.stop().await.unwrap(), Exit::Shutdown);
-    assert!(told.elapsed() < A_LONG_STEP / 2, "{:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     fake.restart();
 }
 
@@ -110,17 +110,17 @@ async fn a_refused_worker_ends_with_the_contracts_exit_code() {
 #[tokio::test]
 async fn a_canceled_trial_frees_its_slot_amid_a_long_step() {
     let fake = Fake::start();
-    let script = Script { update_time: A_LONG_STEP, abandons: true, ..Script::endless() };
+    let script = Script { update_time: Duration::from_secs(60), abandons: true, ..Script::endless() };
     let (_worker, ordered) = cancel_amid_a_step(&fake, script).await;
     assert_eq!(fake.finish_of(7).await.outcome(), v1::Outcome::Canceled);
     fake.until("a beat without it", |s| s.beats.last()?.held.is_empty().then_some(())).await;
-    assert!(ordered.elapsed() < A_LONG_STEP / 2, "{:?}", ordered.elapsed());
+    assert!(ordered.elapsed() < Duration::from_secs(1), "{:?}", ordered.elapsed());
 }
 
 #[tokio::test]
 async fn what_a_drain_cannot_save_in_time_is_released_all_the_same() {
     let fake = Fake::start();
-    let script = Script { update_time: A_LONG_STEP, abandons: true, ..Script::endless() };
+    let script = Script { update_time: Duration::from_secs(4), abandons: true, ..Script::endless() };
     let begun = script.begun.clone();
     let timeout = Duration::from_millis(300);
     let worker = start_with(&fake, script.start(), |config| config.drain_timeout = timeout);
@@ -128,7 +128,7 @@ async fn what_a_drain_cannot_save_in_time_is_released_all_the_same() {
     reaches(&begun, 1).await;
     let told = Instant::now();
     assert_eq!(worker.stop().await.unwrap(), Exit::Shutdown);
-    assert!(told.elapsed() < A_LONG_STEP / 2, "{:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     let finish = fake.finish_of(7).await;
     assert_eq!((finish.outcome(), finish.last), (v1::Outcome::Released, None));
     assert_eq!(finish.reason, "the worker left before there was a checkpoint");

@@ -23,10 +23,6 @@ use support::{Fake, LONG};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// A step of training, or anything else, that nobody waits for: whoever is in time is so in half of it, however busy the
-/// machine.
-const A_LONG_STEP: Duration = Duration::from_secs(60);
-
 /// A text of two pieces of training and one of validation.
 fn corpus() -> Corpus {
     let piece = |id: &str, part, length: u16| Piece {
@@ -96,7 +92,7 @@ fn start_with(fake: &Fake, start: Start, change: impl FnOnce(&mut WorkerConfig))
         study: None,
         exit_when_idle: None,
         max_runtime: None,
-        drain_timeout: A_LONG_STEP,
+        drain_timeout: Duration::from_secs(5),
         die_with_parent: false,
     };
     change(&mut config);

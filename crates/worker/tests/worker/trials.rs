@@ -30,42 +30,34 @@ async fn a_trial_is_trained_to_its_end_and_reported_whole() {
 
 #[tokio::test]
 async fn a_canceled_trial_stops_within_two_seconds() {
-    let mut took = Vec::new();
-    // A machine may stand still for a moment, but not each time.
-    for _ in 0..3 {
-        let fake = Fake::start();
-        let script = Script::endless();
-        let made = script.made.clone();
-        let _worker = start(&fake, script);
-        fake.queue(work(7, train_work(&fake)));
-        fake.held(7).await;
-        fake.until("an epoch", |s| (!s.reported.is_empty()).then_some(())).await;
+    let fake = Fake::start();
+    let script = Script::endless();
+    let made = script.made.clone();
+    let _worker = start(&fake, script);
+    fake.queue(work(7, train_work(&fake)));
+    fake.held(7).await;
+    fake.until("an epoch", |s| (!s.reported.is_empty()).then_some(())).await;
 
-        let ordered = Instant::now();
-        fake.order(7, What::Cancel(v1::Stop { reason: "the study was canceled".into() }));
-        let finish = fake.finish_of(7).await;
-        took.push(ordered.elapsed());
+    let ordered = Instant::now();
+    fake.order(7, What::Cancel(v1::Stop { reason: "the study was canceled".into() }));
+    let finish = fake.finish_of(7).await;
 
-        assert_eq!(finish.outcome(), v1::Outcome::Canceled);
-        assert_eq!(finish.reason, "the study was canceled");
-        assert_eq!(finish.last, None);
-        let after = made.load(Ordering::Relaxed);
-        fake.until("a beat without it", |s| s.beats.last()?.held.is_empty().then_some(())).await;
-        assert_eq!(made.load(Ordering::Relaxed), after, "nothing trains any more");
-        if took.last() < Some(&Duration::from_secs(2)) {
-            return;
-        }
-    }
-    panic!("canceled trials went on for {took:?}");
+    assert!(ordered.elapsed() < Duration::from_secs(2), "{:?}", ordered.elapsed());
+    assert_eq!(finish.outcome(), v1::Outcome::Canceled);
+    assert_eq!(finish.reason, "the study was canceled");
+    assert_eq!(finish.last, None);
+    let after = made.load(Ordering::Relaxed);
+    fake.until("a beat without it", |s| s.beats.last()?.held.is_empty().then_some(())).await;
+    assert_eq!(made.load(Ordering::Relaxed), after, "nothing trains any more");
 }
 
 #[tokio::test]
 async fn a_cancellation_is_answered_in_time_even_amid_a_long_step() {
     let fake = Fake::start();
-    let script = Script { update_time: A_LONG_STEP, ..Script::endless() };
+    let script = Script { update_time: Duration::from_secs(4), ..Script::endless() };
     let (_worker, ordered) = cancel_amid_a_step(&fake, script).await;
     let finish = fake.finish_of(7).await;
-    assert!(ordered.elapsed() < A_LONG_STEP / 2, "{:?}", ordered.elapsed());
+    assert!(ordered.elapsed() < Duration::from_secs(2), "{:?}", ordered.elapsed());
     assert_eq!(finish.outcome(), v1::Outcome::Canceled);
 }
 
@@ -106,7 +98,7 @@ async fn a_drained_trial_goes_on_elsewhere_where_it_stood() {
 
     let told = Instant::now();
     assert_eq!(first.stop().await.unwrap(), Exit::Shutdown);
-    assert!(told.elapsed() < A_LONG_STEP / 2, "{:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(5));
     let finish = fake.finish_of(7).await;
     assert_eq!(finish.outcome(), v1::Outcome::Released);
     let last = finish.last.clone().unwrap();
