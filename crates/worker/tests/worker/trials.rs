@@ -130,7 +130,7 @@ async fn the_lstm_interrupted_and_resumed_ends_with_the_same_bytes() {
     fake.queue(work(1, train.clone()));
     fake.queue(work(2, train.clone()));
     let first = start_with(&fake, model_trainer(), |_| {});
-    assert_eq!(fake.finish_of(1).await.outcome(), v1::Outcome::Complete);
+    assert_eq!(fake.trained(1).await.outcome(), v1::Outcome::Complete);
     fake.until("an epoch", |s| s.reported.iter().any(|(id, _)| *id == 2).then_some(())).await;
     first.stop().await.unwrap();
     let released = fake.finish_of(2).await;
@@ -138,7 +138,7 @@ async fn the_lstm_interrupted_and_resumed_ends_with_the_same_bytes() {
 
     let _second = start_with(&fake, model_trainer(), |_| {});
     fake.queue(work(3, v1::TrainWork { resume: released.last, best: released.best, ..train }));
-    assert_eq!(fake.finish_of(3).await.outcome(), v1::Outcome::Complete);
+    assert_eq!(fake.trained(3).await.outcome(), v1::Outcome::Complete);
 
     let curve = |ids: &[i64]| {
         let state = fake.state.lock().unwrap();

@@ -24,8 +24,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use watchdog::Watchdog;
 
-/// No test waits longer for what must come, on a machine that has much else to do.
-pub(crate) const LONG: Duration = Duration::from_secs(90);
+/// No test waits longer for what must come.
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 /// What came in, and what is answered.
 #[derive(Default)]
@@ -184,6 +184,24 @@ impl Fake {
             s.finished.iter().map(|(_, f)| f).find(|f| f.trial_id == trial_id).cloned()
         })
         .await
+    }
+
+    /// Waits for the end of an attempt that really trains, which takes as long as the machine needs: but it gets on.
+    pub(crate) async fn trained(&self, trial_id: i64) -> v1::FinishRequest {
+        let mut known = 0;
+        loop {
+            let (epochs, finish) = self
+                .until("an epoch, or a finish", |s| {
+                    let epochs = s.reported.iter().filter(|(id, _)| *id == trial_id).count();
+                    let finish = s.finished.iter().map(|(_, f)| f).find(|f| f.trial_id == trial_id);
+                    (finish.is_some() || epochs > known).then_some((epochs, finish.cloned()))
+                })
+                .await;
+            if let Some(finish) = finish {
+                return finish;
+            }
+            known = epochs;
+        }
     }
 
     /// The epochs reported of a trial, in order of arrival.
